@@ -1,0 +1,86 @@
+"""Every error this package raises on purpose.
+
+StreamsError
+├── ConfigError          a setting is wrong; says what was expected and what came
+├── PublishError         a job was not accepted
+│   ├── InvalidJob       refused before it left: organization, type, payload or size
+│   └── NotAccepted      the broker did not confirm in time; says what was and what was not accepted
+├── InvalidRecord        a record breaks docs/reference/wire-format.md
+└── JobError             what a handler may raise
+    ├── Transient        retry with backoff, logged at INFO; may name its own delay
+    ├── Snooze           later, no attempt spent
+    └── Poison           can never succeed: dead-letter topic
+
+Anything else a handler raises is a bug: logged at ERROR, retried like Transient until attempts are spent.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+
+class StreamsError(Exception):
+    """Root of the errors raised on purpose."""
+
+
+class ConfigError(StreamsError):
+    """A setting or the environment is wrong; the message says what was expected and what came."""
+
+
+class PublishError(StreamsError):
+    """A job was not accepted."""
+
+
+class InvalidJob(PublishError):
+    """A job was refused before it left; nothing was sent."""
+
+
+class NotAccepted(PublishError):
+    """The broker did not confirm every job in time.
+
+    `accepted` and `unconfirmed` hold job ids. An unconfirmed job may still have arrived: publish it again
+    with the same job id or idempotency key and it runs once.
+    """
+
+    def __init__(self, message: str, *, accepted: Sequence[str], unconfirmed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.accepted = tuple(accepted)
+        self.unconfirmed = tuple(unconfirmed)
+
+
+class InvalidRecord(StreamsError):
+    """A record breaks the wire format; it goes to its queue's dead-letter topic with its bytes unchanged."""
+
+
+class JobError(StreamsError):
+    """What a handler may raise."""
+
+
+class Transient(JobError):
+    """The attempt failed and a later one may succeed; `delay` overrides the backoff."""
+
+    def __init__(self, message: str, *, delay: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.delay = delay
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), str(self), {"delay": self.delay})
+
+
+class Snooze(JobError):
+    """Run the job later without spending an attempt."""
+
+    def __init__(self, message: str, *, delay: timedelta) -> None:
+        super().__init__(message)
+        self.delay = delay
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), str(self), {"delay": self.delay})
+
+
+class Poison(JobError):
+    """The job can never succeed."""
+
+
+def _rebuild(kind: type[JobError], message: str, extra: dict[str, object]) -> JobError:
+    """Unpickle an error with keyword-only fields: a `process` handler raises it in another process."""
+    return kind(message, **extra)

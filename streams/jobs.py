@@ -1,0 +1,164 @@
+"""What the author of a handler uses: payloads, jobs, and the decorator that gives a job type its handler.
+
+A handler is plain code. It returns its result or raises one of `streams.errors.JobError`; anything else it
+raises counts as a bug and is retried.
+"""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from streams.backoff import Backoff
+from streams.errors import ConfigError
+from streams.queues import QUEUES, Queue
+
+RunsIn = Literal["loop", "thread", "process"]
+
+
+class Payload(BaseModel):
+    """The input of one job type: a frozen record, camelCase on the wire, unknown fields refused.
+
+    Field types are those Avro has: str, int, float, bool, bytes, datetime, lists, `dict[str, ...]`, enums,
+    optionals, and nested payloads. `secret()` fields run but never reach an event, a row or a log.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+
+class Result(BaseModel):
+    """The output of one job type; kept with the job's execution, so small and without secrets."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+
+P = TypeVar("P", bound=Payload)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A job that another one asks for; it is published when, and only when, that one completes."""
+
+    payload: Payload
+    delay: timedelta | None = None
+
+
+@dataclass(slots=True)
+class Job(Generic[P]):
+    """One attempt at a job, as its handler sees it."""
+
+    id: str
+    type: str
+    organization_id: str
+    payload: P
+    attempt: int
+    max_attempts: int
+    queued_at: datetime
+    idempotency_key: str
+    """The same on every attempt: pass it on to whatever carries out the effect."""
+    follow_ups: list[FollowUp] = field(default_factory=list)
+    report: Callable[[float, str], None] | None = None
+    cancel: threading.Event | None = None
+
+    def progress(self, fraction: float, note: str = "") -> None:
+        """Report how far the job is, 0 to 1; written as a `progressed` event, at most one per flush."""
+        if self.report is not None:
+            self.report(min(max(fraction, 0.0), 1.0), note)
+
+    def follow_up(self, payload: Payload, *, delay: timedelta | None = None) -> None:
+        """Publish another job of the same organization when this one completes; once, even if this one repeats."""
+        self.follow_ups.append(FollowUp(payload, delay))
+
+    @property
+    def cancelled(self) -> bool:
+        """Return whether the job should stop where it is: its time is up or its worker is leaving."""
+        return self.cancel is not None and self.cancel.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """How one job type is run."""
+
+    job_type: str
+    queue: Queue
+    function: Callable[[Job[Any]], Any]
+    payload: type[Payload]
+    timeout: timedelta
+    max_attempts: int
+    runs_in: RunsIn
+    backoff: Backoff
+    cost: int
+
+
+HANDLERS: dict[str, Handler] = {}
+"""Job type to its handler, for every module imported so far; `streams.agents.load()` imports them all."""
+
+TYPE_OF_PAYLOAD: dict[type[Payload], str] = {}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def handles(
+    queue: Queue,
+    job_type: str,
+    *,
+    timeout: timedelta,
+    max_attempts: int = 5,
+    runs_in: RunsIn | None = None,
+    backoff: Backoff | None = None,
+    cost: int = 1,
+) -> Callable[[F], F]:
+    """Register the decorated function as the handler of a job type.
+
+    The function takes one `Job[SomePayload]`. `async def` runs in the loop, `def` in a thread, or with
+    `runs_in="process"` in a process that is killed at its timeout. Raises ConfigError when the signature,
+    the queue or the type does not fit.
+    """
+
+    def register(function: F) -> F:
+        payload = _payload_of(job_type, function)
+        is_async = inspect.iscoroutinefunction(function)
+        where: RunsIn = runs_in or ("loop" if is_async else "thread")
+        if is_async != (where == "loop"):
+            raise ConfigError(f"{job_type}: 'async def' runs in the loop and only there, not in {where!r}")
+        if QUEUES.get(queue.name) != queue:
+            raise ConfigError(f"{job_type}: unknown queue {queue.name!r}; expected one of {sorted(QUEUES)}")
+        if job_type in HANDLERS and HANDLERS[job_type].function is not function:
+            raise ConfigError(f"{job_type} already has a handler, in {HANDLERS[job_type].function.__module__}")
+        if payload in TYPE_OF_PAYLOAD:
+            raise ConfigError(f"{payload.__name__} already belongs to {TYPE_OF_PAYLOAD[payload]}")
+        HANDLERS[job_type] = Handler(
+            job_type, queue, function, payload, timeout, max_attempts, where, backoff or Backoff(), cost
+        )
+        TYPE_OF_PAYLOAD[payload] = job_type
+        return function
+
+    return register
+
+
+def _payload_of(job_type: str, function: Callable[..., Any]) -> type[Payload]:
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    annotation = parameters[0].annotation if len(parameters) == 1 else None
+    arguments = getattr(annotation, "__args__", ())
+    if getattr(annotation, "__origin__", None) is not Job or not issubclass(arguments[0], Payload):
+        raise ConfigError(
+            f"the handler of {job_type} must take one argument annotated Job[<a Payload>], got {annotation!r}"
+        )
+    return arguments[0]  # type: ignore[no-any-return]
+
+
+def is_async(handler: Handler) -> bool:
+    """Return whether the handler is a coroutine function."""
+    return asyncio.iscoroutinefunction(handler.function)
