@@ -1,0 +1,31 @@
+"""One module per queue: its payloads, and the handlers that carry its jobs out."""
+
+import importlib
+from collections.abc import Sequence
+
+from streams.errors import ConfigError
+
+MODULES = tuple(
+    f"streams.agents.{name}"
+    for name in (
+        "critical", "documents", "ai", "reports", "emails", "webhooks", "integrations", "maintenance", "scheduled",
+    )
+)  # fmt: skip
+
+
+def load(extra: Sequence[str] = ()) -> None:
+    """Import every handler module, so that `streams.jobs.HANDLERS` is complete.
+
+    `extra` names further modules with handlers of your own (setting HANDLER_MODULES). Raises ConfigError when
+    one of those cannot be imported.
+    """
+    for module in MODULES:
+        importlib.import_module(module)
+    for module in extra:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(
+                f"HANDLER_MODULES names {module!r}, which cannot be imported: {error}; "
+                "expected dotted module names on the Python path, separated by commas"
+            ) from error
