@@ -1,6 +1,6 @@
 """Files that jobs read and write: uploads, extracted text, reports.
 
-A job names a file by its URI, `artifact://<organization>/<name>`, never by a path, and reaches the files of its
+A job names a file by its URI, `artifact://<organization>/<name>`, never by a path, and reaches files of its
 own organization only.
 """
 
@@ -36,7 +36,7 @@ class Artifacts(Protocol):
         ...
 
     def delete_older_than(self, organization_id: str, prefix: str, age: timedelta, now: datetime) -> int:
-        """Delete artifacts whose name starts with `prefix` and that were written before `now - age`; count them."""
+        """Delete artifacts whose name starts with `prefix` , written before `now - age`; count them."""
         ...
 
 

@@ -5,12 +5,8 @@ from collections.abc import Sequence
 
 from streams.errors import ConfigError
 
-MODULES = tuple(
-    f"streams.agents.{name}"
-    for name in (
-        "critical", "documents", "ai", "reports", "emails", "webhooks", "integrations", "maintenance", "scheduled",
-    )
-)  # fmt: skip
+_QUEUES = "critical documents ai reports emails webhooks integrations maintenance scheduled"
+MODULES = tuple(f"streams.agents.{name}" for name in _QUEUES.split())
 
 
 def load(extra: Sequence[str] = ()) -> None:
