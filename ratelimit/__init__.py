@@ -1,0 +1,39 @@
+"""May this job run now? One answer per candidate, one round trip per batch, never a wait.
+
+`ratelimit.redis.RedisAdmission` keeps the ledger and the limits in Redis, `ratelimit.model.ModelAdmission` in
+memory. docs/explanation/admission.md has the rules.
+"""
+
+from ratelimit.admission import (
+    Admission,
+    AdmissionUnavailable,
+    Answer,
+    Candidate,
+    Done,
+    Duplicate,
+    Leased,
+    Limit,
+    Limited,
+    Mark,
+    Released,
+    Run,
+    Waiting,
+    identity,
+)
+
+__all__ = [
+    "Admission",
+    "AdmissionUnavailable",
+    "Answer",
+    "Candidate",
+    "Done",
+    "Duplicate",
+    "Leased",
+    "Limit",
+    "Limited",
+    "Mark",
+    "Released",
+    "Run",
+    "Waiting",
+    "identity",
+]

@@ -1,0 +1,148 @@
+"""The vocabulary of admission: what is asked, what is answered, and the protocol between them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol, TypeAlias
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+class AdmissionUnavailable(Exception):
+    """The ledger cannot answer now: unreachable, timed out, loading, read-only or out of memory.
+
+    Whether the batch was carried out is unknown. Ask again with the same candidates or marks: a lease that
+    was granted without its answer arriving is granted again, a mark that was written is True again.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `count` each `per` in the long run, and at most `burst` at once (`count` when None).
+
+    `name` is its identity in the ledger: limits with one name share one allowance, so its numbers may change
+    while it is in use. The interval between two is rounded up to a whole microsecond.
+    """
+
+    name: str
+    count: int
+    per: timedelta
+    burst: int | None = None
+    interval_us: int = field(init=False, repr=False, compare=False)
+    capacity: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.per < MICROSECOND:
+            raise ValueError(
+                f"limit {self.name!r} allows {self.count} each {self.per}; both must be above zero"
+            )
+        capacity = self.count if self.burst is None else self.burst
+        if capacity < 1:
+            raise ValueError(f"limit {self.name!r} has a burst of {capacity}; it must be at least 1")
+        object.__setattr__(self, "interval_us", -(-(self.per // MICROSECOND) // self.count))
+        object.__setattr__(self, "capacity", capacity)
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One delivery that asks to run.
+
+    `identity` names the job (see `identity()`). `fence` grows with every delivery that was chosen (retry,
+    snooze, replay) and is compared byte by byte. `cost` is taken from every one of the limits, or from none.
+    """
+
+    identity: str
+    fence: str
+    limits: tuple[Limit, ...] = ()
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run it under the lease `token`; `crashes` counts the leases lost on it since it last settled."""
+
+    token: str
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Drop it: the job is finished, or a later delivery of it has taken over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """Another delivery of the job holds the lease, for `retry_after` unless it is renewed."""
+
+    retry_after: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """Nothing was taken; it would fit after `retry_after`. `by` names the limit that frees last."""
+
+    retry_after: timedelta
+    by: str
+
+
+Answer: TypeAlias = Run | Duplicate | Leased | Limited
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job never runs again while its marker lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The job runs again in a delivery whose fence is `fence` or greater."""
+
+    fence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The lease is given back unused: the same delivery may run again. What it took of limits stays taken."""
+
+
+@dataclass(slots=True)
+class Mark:
+    """How a run ended, signed with the token of its lease."""
+
+    identity: str
+    token: str
+    end: Done | Waiting | Released
+
+
+class Admission(Protocol):
+    """Answers in batches and in order; raises AdmissionUnavailable and never waits for a limit or a lease."""
+
+    async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
+        """Answer whether each may run now, leasing those that may; each sees what those before it took.
+
+        Raises ValueError, with nothing taken, when a cost can never fit.
+        """
+        ...
+
+    async def settle(self, marks: Sequence[Mark]) -> list[bool]:
+        """Write how runs ended; False where the lease was lost to another delivery, and nothing changed."""
+        ...
+
+    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
+        """Extend leases, given as (identity, token); False where the lease was lost."""
+        ...
+
+    async def completed(self, identities: Sequence[str]) -> list[bool]:
+        """Tell which jobs are marked done."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the connection holds."""
+        ...
+
+
+def identity(organization_id: str, key: str) -> str:
+    """Return the identity of a job: its idempotency key or job id, within its organization and no other."""
+    if ":" in organization_id or "%" in organization_id:
+        organization_id = organization_id.replace("%", "%25").replace(":", "%3A")
+    return f"{organization_id}:{key}"
