@@ -1,0 +1,72 @@
+"""The wire: what a record's value looks like, and how it may change.
+
+`open_codec("emails")` gives what most callers need; `docs/reference/wire-format.md` is the contract.
+"""
+
+from pathlib import Path
+
+from schemas import files
+from schemas.canonical import Schema
+from schemas.codec import (
+    CONFLUENT,
+    MAX_BYTES,
+    SINGLE_OBJECT,
+    Codec,
+    CodecError,
+    DoesNotFit,
+    NotAvro,
+    PayloadMismatch,
+    Record,
+    UnknownSchema,
+)
+from schemas.registry import Registry, RegistryError
+
+__all__ = [
+    "MAX_BYTES",
+    "Codec",
+    "CodecError",
+    "DoesNotFit",
+    "NotAvro",
+    "PayloadMismatch",
+    "Record",
+    "Registry",
+    "RegistryError",
+    "Schema",
+    "UnknownSchema",
+    "open_codec",
+]
+
+
+def open_codec(
+    name: str,
+    *,
+    registry: Registry | None = None,
+    topic: str | None = None,
+    directory: Path = files.DIRECTORY,
+    max_bytes: int = MAX_BYTES,
+) -> Codec:
+    """Return the codec of a queue, or of `lifecycle`.
+
+    With a registry it registers the schema under `<topic>-value` (which blocks, and raises RegistryError) and
+    encodes in the Confluent wire format; without, in single-object encoding. It decodes both either way,
+    registry ids only with a registry. `topic` is `jobs.<name>` unless given.
+    """
+
+    def lookup(header: bytes) -> Schema | None:
+        if header[:2] == SINGLE_OBJECT:
+            return files.find(name, header[2:], directory)
+        if registry is not None and header[:1] == CONFLUENT:
+            return registry.schema(int.from_bytes(header[1:], "big"))
+        return None
+
+    schema = files.current(name, directory)
+    registry_id = None
+    if registry is not None:
+        registry_id = registry.register(f"{topic or f'jobs.{name}'}-value", schema)
+    return Codec(
+        schema,
+        files.history(name, directory),
+        registry_id=registry_id,
+        lookup=lookup,
+        max_bytes=max_bytes,
+    )
