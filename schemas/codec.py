@@ -15,12 +15,13 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any, NamedTuple
 
 from fastavro import schemaless_reader, schemaless_writer
 from fastavro.read import SchemaResolutionError
+from fastavro.write import LOGICAL_WRITERS
 
 from schemas.canonical import Schema, UnsafeSchema, definitions, fingerprint, parsed
 
@@ -47,6 +48,19 @@ _READ_ERRORS = (
     struct.error,
 )
 _WRITE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, IndexError, struct.error)
+
+
+_write_timestamp = LOGICAL_WRITERS["long-timestamp-micros"]
+
+
+def _write_aware_timestamp(value: Any, schema: Schema) -> Any:
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise ValueError("a datetime without a time zone")
+    return _write_timestamp(value, schema)
+
+
+# fastavro takes a datetime without a zone for local time, which differs from machine to machine.
+LOGICAL_WRITERS["long-timestamp-micros"] = _write_aware_timestamp
 
 
 class CodecError(Exception):

@@ -1,7 +1,7 @@
-"""The schemas of every topic as files, and every version they once had.
+"""The schemas of every topic as files, and every version they ever had.
 
-`avro/<name>.avsc` is what is written today: one per queue, and `lifecycle`. `avro/history/<name>/` holds
-earlier versions, each under its fingerprint in hexadecimal, in the order of the bytes in a record.
+`avro/<name>.avsc` is what is written today: one per queue, and `lifecycle`. `avro/history/<name>/` holds all
+versions, today's too, each under its fingerprint in hexadecimal, in the order of the bytes in a record.
 """
 
 import json
@@ -20,53 +20,57 @@ def current(name: str, directory: Path = DIRECTORY) -> Schema:
 
 
 def history(name: str, directory: Path = DIRECTORY) -> list[Schema]:
-    """Return the earlier versions, in no particular order."""
+    """Return every version, in no particular order."""
     return [_read(path) for path in sorted((directory / "history" / name).glob("*.avsc"))]
 
 
 def find(name: str, mark: bytes, directory: Path = DIRECTORY) -> Schema | None:
-    """Return the version with a fingerprint, today's or an earlier one, or None."""
-    earlier = directory / "history" / name / f"{mark.hex()}.avsc"
-    if earlier.exists():
-        return _read(earlier)
-    today = directory / f"{name}.avsc"
-    if today.exists() and fingerprint(schema := _read(today)) == mark:
-        return schema
-    return None
+    """Return the version with a fingerprint, or None."""
+    path = _kept(name, mark, directory)
+    return _read(path) if path.exists() else None
 
 
-def refusals(name: str, schema: Schema, directory: Path = DIRECTORY) -> list[Incompatible]:
-    """Return why the schema cannot read what today's or an earlier version wrote; empty when it can."""
-    writers = history(name, directory)
-    if (directory / f"{name}.avsc").exists():
-        writers.append(current(name, directory))
-    found = {str(each): each for writer in writers for each in incompatibilities(schema, writer)}
-    return list(found.values())
+def problems(name: str, schema: Schema, directory: Path = DIRECTORY) -> list[str]:
+    """Return a sentence for each thing that keeps the schema from being today's; empty when it is today's."""
+    found = [f"{name}: {each}" for each in _refusals(name, schema, directory)]
+    path = directory / f"{name}.avsc"
+    if not path.exists() or path.read_text(encoding="utf-8") != render(schema):
+        found.append(f"{name}: {path} is not what the models say; run `streams schemas write`")
+    if not _kept(name, fingerprint(schema), directory).exists():
+        found.append(f"{name}: this version is not in the history; run `streams schemas write`")
+    return found
 
 
 def write(name: str, schema: Schema, directory: Path = DIRECTORY) -> bool:
-    """Make the schema today's and return whether the file changed.
+    """Make the schema today's, keep it in the history, and return whether a file changed.
 
-    What it replaces goes to the history when its fingerprint is another. Raises Incompatible when an
-    earlier version could no longer be read; then nothing is written.
+    Raises Incompatible when it cannot read what an earlier version wrote; then nothing is written.
     """
-    refused = refusals(name, schema, directory)
+    refused = _refusals(name, schema, directory)
     if refused:
         raise refused[0]
-    path = directory / f"{name}.avsc"
-    text = render(schema)
-    if path.exists():
-        if path.read_text(encoding="utf-8") == text:
-            return False
-        replaced = current(name, directory)
-        mark = fingerprint(replaced)
-        if mark != fingerprint(schema):
-            kept = directory / "history" / name / f"{mark.hex()}.avsc"
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(render(replaced), encoding="utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return True
+    today, kept = directory / f"{name}.avsc", _kept(name, fingerprint(schema), directory)
+    text, changed = render(schema), False
+    # The history first: a version that was written with must never be missing there.
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(text, encoding="utf-8")
+        changed = True
+    if not today.exists() or today.read_text(encoding="utf-8") != text:
+        today.write_text(text, encoding="utf-8")
+        changed = True
+    return changed
+
+
+def _refusals(name: str, schema: Schema, directory: Path) -> list[Incompatible]:
+    found = {
+        str(each): each for writer in history(name, directory) for each in incompatibilities(schema, writer)
+    }
+    return list(found.values())
+
+
+def _kept(name: str, mark: bytes, directory: Path) -> Path:
+    return directory / "history" / name / f"{mark.hex()}.avsc"
 
 
 def _read(path: Path) -> Schema:
