@@ -40,6 +40,7 @@ __all__ = [
 def open_codec(
     name: str,
     *,
+    schema: Schema | None = None,
     registry: Registry | None = None,
     topic: str | None = None,
     directory: Path = files.DIRECTORY,
@@ -49,7 +50,7 @@ def open_codec(
 
     With a registry it registers the schema under `<topic>-value` (which blocks, and raises RegistryError) and
     encodes in the Confluent wire format; without, in single-object encoding. It decodes both either way,
-    registry ids only with a registry. `topic` is `jobs.<name>` unless given.
+    registry ids only with a registry. `topic` is `jobs.<name>` and `schema` the file's unless given.
     """
 
     def lookup(header: bytes) -> Schema | None:
@@ -59,7 +60,8 @@ def open_codec(
             return registry.schema(int.from_bytes(header[1:], "big"))
         return None
 
-    schema = files.current(name, directory)
+    if schema is None:
+        schema = files.current(name, directory)
     registry_id = None
     if registry is not None:
         registry_id = registry.register(f"{topic or f'jobs.{name}'}-value", schema)

@@ -34,7 +34,7 @@ def problems(name: str, schema: Schema, directory: Path = DIRECTORY) -> list[str
     """Return a sentence for each thing that keeps the schema from being today's; empty when it is today's."""
     found = [f"{name}: {each}" for each in _refusals(name, schema, directory)]
     path = directory / f"{name}.avsc"
-    if not path.exists() or path.read_text(encoding="utf-8") != render(schema):
+    if not path.exists() or _read(path) != schema:
         found.append(f"{name}: {path} is not what the models say; run `streams schemas write`")
     if not _kept(name, fingerprint(schema), directory).exists():
         found.append(f"{name}: this version is not in the history; run `streams schemas write`")
@@ -56,7 +56,7 @@ def write(name: str, schema: Schema, directory: Path = DIRECTORY) -> bool:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(text, encoding="utf-8")
         changed = True
-    if not today.exists() or today.read_text(encoding="utf-8") != text:
+    if not today.exists() or _read(today) != schema:
         today.write_text(text, encoding="utf-8")
         changed = True
     return changed
