@@ -51,7 +51,7 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """One message, complete except for its sender. Raises Refused when a header could be forged by its parts."""
+    """One message, all but its sender. Raises Refused when one of its parts could forge a header."""
 
     message_id: str
     subject: str
@@ -82,13 +82,13 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """For whom a message was not taken, though it was for others: never (`refused`) or not yet (`deferred`)."""
+    """Whom a message was not taken for, though it was for others: never (`refused`) or not yet (`deferred`)."""
 
     refused: tuple[str, ...] = ()
     deferred: tuple[str, ...] = ()
 
 
-def mime(mail: Mail, policy: EmailPolicy = SMTP) -> EmailMessage:
+def mime(mail: Mail, policy: "EmailPolicy[EmailMessage]" = SMTP) -> EmailMessage:
     """Return the message in MIME form: text and HTML alternatives, then attachments."""
     message = EmailMessage(policy)
     message["From"] = sender()

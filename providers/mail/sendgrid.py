@@ -40,8 +40,8 @@ class SendGridMail:
         except httpx.TransportError as error:
             raise Unavailable(f"SendGrid did not answer: {type(error).__name__}") from None
         now = datetime.now(UTC)
-        if error := status_error("SendGrid", answer.status_code, _headers(answer, now), now):
-            raise error
+        if failure := status_error("SendGrid", answer.status_code, _headers(answer, now), now):
+            raise failure
         return Receipt()
 
 

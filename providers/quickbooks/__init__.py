@@ -17,7 +17,8 @@ from providers.records import ExportFile, Record, Source, instant
 ENTITIES = (
     "Account", "Bill", "BillPayment", "Class", "CreditMemo", "Customer", "Department", "Deposit", "Employee",
     "Estimate", "Invoice", "Item", "JournalEntry", "Payment", "PaymentMethod", "Purchase", "PurchaseOrder",
-    "RefundReceipt", "SalesReceipt", "TaxAgency", "Term", "TimeActivity", "Transfer", "Vendor", "VendorCredit",
+    "RefundReceipt", "SalesReceipt", "TaxAgency", "Term", "TimeActivity", "Transfer", "Vendor",
+    "VendorCredit",
 )  # fmt: skip
 
 CONNECTIONS = "QUICKBOOKS_CONNECTIONS"
@@ -47,7 +48,7 @@ def record_of(data: dict[str, Any]) -> Record:
 
 
 def exported_record(row: dict[str, Any]) -> Record:
-    """Return a row of an export as a record: an API object, or flat columns with `Id` and `LastUpdatedTime`."""
+    """Return a row of an export: an API object, or flat columns with `Id` and `LastUpdatedTime`."""
     if "MetaData" in row:
         return record_of(row)
     return Record(str(row["Id"]), instant(row["LastUpdatedTime"]), row)

@@ -67,9 +67,8 @@ class QuickBooksOnline:
             answer = self._client.get(self._path, params={"query": query, "minorversion": MINOR_VERSION})
         except httpx.TransportError as error:
             raise Unavailable(f"QuickBooks did not answer: {type(error).__name__}") from None
-        error = status_error("QuickBooks", answer.status_code, answer.headers, datetime.now(UTC))
-        if error is not None:
-            raise error
+        if failure := status_error("QuickBooks", answer.status_code, answer.headers, datetime.now(UTC)):
+            raise failure
         try:
             return answer.json()
         except ValueError:

@@ -66,7 +66,7 @@ _AMOUNT = ParagraphStyle("amount", parent=_CELL, alignment=TA_RIGHT)
 
 @cache
 def _register_font() -> None:
-    """Make a font known that has Latin, Greek and Cyrillic; the PDF's built-in ones stop at Western Europe."""
+    """Make a font with Latin, Greek and Cyrillic known; those built into PDF stop at Western Europe."""
     with as_file(files("fontpkg_noto_sans") / "files" / "NotoSans[wdth,wght].ttf") as path:
         pdfmetrics.registerFont(TTFont(FONT, str(path)))
 
@@ -108,7 +108,7 @@ class _NumberedCanvas(Canvas):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._pages: list[dict[str, Any]] = []
 
-    def showPage(self) -> None:  # noqa: N802
+    def showPage(self) -> None:
         self._pages.append(dict(self.__dict__))
         self._startPage()
 

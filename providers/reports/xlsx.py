@@ -1,12 +1,11 @@
 """A report as an Excel workbook."""
 
 import io
-import re
-from datetime import date, datetime
-from typing import Any
+from datetime import date, datetime, time
 
 from openpyxl import Workbook
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE, Cell as SheetCell
+from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+from openpyxl.cell.cell import Cell as SheetCell
 from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
@@ -28,9 +27,7 @@ def write_xlsx(report: Report) -> bytes:
     table = statement(report)
     book = Workbook()
     # The library would put the present moment in.
-    book.properties.created = book.properties.modified = datetime(
-        report.end.year, report.end.month, report.end.day
-    )
+    book.properties.created = datetime.combine(report.end, time())
     book.properties.title = _clean(report.title)
     sheet = book.active
     sheet.title = report.kind.replace("_", " ").capitalize()
@@ -86,11 +83,11 @@ def _put_text(cell: SheetCell, text: str) -> None:
 
     The quote prefix makes Excel keep it text when the cell is edited later.
     """
-    cell.set_explicit_value(_clean(text), "s")
-    if re.match(r"[=+\-@\t\r]", text):
-        cell.style = cell.style
-        cell.quotePrefix = True
+    cell.value = _clean(text)
+    cell.data_type = "s"
+    cell.quotePrefix = text.startswith(("=", "+", "-", "@"))
 
 
-def _clean(text: str) -> Any:
-    return ILLEGAL_CHARACTERS_RE.sub("", text)[:LONGEST_CELL]
+def _clean(text: str) -> str:
+    legal: str = ILLEGAL_CHARACTERS_RE.sub("", text)
+    return legal[:LONGEST_CELL]

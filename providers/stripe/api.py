@@ -60,9 +60,8 @@ class StripeApi:
             answer = self._client.get(f"/v1/{collection}", params=wanted)
         except httpx.TransportError as error:
             raise Unavailable(f"Stripe did not answer: {type(error).__name__}") from None
-        error = status_error("Stripe", answer.status_code, answer.headers, datetime.now(UTC))
-        if error is not None:
-            raise error
+        if failure := status_error("Stripe", answer.status_code, answer.headers, datetime.now(UTC)):
+            raise failure
         try:
             return answer.json()
         except ValueError:

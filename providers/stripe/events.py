@@ -41,8 +41,8 @@ def verify(organization_id: str, body: bytes, signature: str, received_at: datet
     """Return the event in a body that Stripe signed under STRIPE_WEBHOOK_SECRET.
 
     `signature` is the header `Stripe-Signature`: `t=<Unix time>` and one or more `v1=<hex>`, HMAC-SHA256 of
-    `<t>.<body>`. Its time is held against when the event came in, since a job may wait. Raises Refused when it
-    is not genuine, too old, from the future, no event, or of another organization's account.
+    `<t>.<body>`. Its time is held against when the event came in, since a job may wait. Raises Refused
+    when it is not genuine, too old, from the future, no event, or of another organization's account.
     """
     given_at, signatures = _parse(signature)
     signed = given_at.encode() + b"." + body
@@ -80,12 +80,12 @@ def _event(body: bytes) -> Event:
             object=data["data"]["object"],
             data=data,
         )
-        is_event = (
-            _EVENT_ID.fullmatch(event.id) and isinstance(event.type, str) and isinstance(event.object, dict)
+        genuine = (
+            _EVENT_ID.fullmatch(event.id) and event.type.isprintable() and isinstance(event.object, dict)
         )
-    except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
-        is_event = None
-    if not is_event:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
+        genuine = None
+    if not genuine:
         raise Refused("the body is no Stripe event")
     return event
 

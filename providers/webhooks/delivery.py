@@ -59,8 +59,8 @@ async def post(url: str, body: bytes, *, organization_id: str, message_id: str, 
         raise Unavailable(f"{host} did not answer within {DEADLINE.total_seconds():.0f} s") from None
     except httpx.TransportError as error:
         raise Unavailable(f"{host} did not answer: {type(error).__name__}") from None
-    if error := status_error(host, answer.status_code, answer.headers, datetime.now(UTC)):
-        raise error
+    if failure := status_error(host, answer.status_code, answer.headers, datetime.now(UTC)):
+        raise failure
     return answer.status_code
 
 

@@ -38,10 +38,8 @@ def tick(job: Job[ScheduleTick]) -> TickQueued:
     try:
         payload = handler.payload.model_validate_json(wanted.payload_json)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'payload'}: {e['msg']}"
-            for e in error.errors(include_input=False)
-        )
+        found = error.errors(include_input=False, include_url=False)
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'payload'}: {e['msg']}" for e in found)
         raise Poison(
             f"the payload of schedule {wanted.schedule!r} is no {wanted.job_type}: {problems}"
         ) from None

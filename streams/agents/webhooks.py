@@ -95,16 +95,14 @@ _INVOICE_MAILS = {"invoice.paid": "payment_received", "invoice.payment_failed": 
 
 
 def _invoice_mail(template: str, invoice: dict[str, Any]) -> SendEmail:
-    paid = template == "payment_received"
+    amount = invoice.get("amount_paid" if template == "payment_received" else "amount_due")
     return SendEmail(
         template=template,
         to=[str(invoice["customer_email"])],
         variables={
             "name": str(invoice.get("customer_name") or invoice["customer_email"]),
             "invoice": str(invoice.get("number") or invoice["id"]),
-            "amount": events.money(
-                invoice.get("amount_paid" if paid else "amount_due"), invoice.get("currency")
-            ),
+            "amount": events.money(amount, invoice.get("currency")),
         },
     )
 
