@@ -1,0 +1,1 @@
+"""Measurements: each prints JSON lines and compares within one run."""

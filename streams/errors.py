@@ -14,8 +14,9 @@ StreamsError
 Anything else a handler raises is a bug: logged at ERROR, retried like Transient until attempts are spent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 
 class StreamsError(Exception):
@@ -48,7 +49,15 @@ class NotAccepted(PublishError):
 
 
 class InvalidRecord(StreamsError):
-    """A record breaks the wire format; it goes to its queue's dead-letter topic with its bytes unchanged."""
+    """A record breaks the wire format; it goes to its queue's dead-letter topic with its bytes unchanged.
+
+    `job` holds the common fields of the job once key, headers and body agree whose it is: only then may
+    the refusal be told as an event of that organization.
+    """
+
+    def __init__(self, message: str, job: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.job = job
 
 
 class JobError(StreamsError):

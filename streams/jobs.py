@@ -4,15 +4,15 @@ A handler is plain code. It returns its result or raises one of `streams.errors.
 raises counts as a bug and is retried.
 """
 
-import asyncio
 import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from streams.backoff import Backoff
@@ -26,7 +26,7 @@ class Payload(BaseModel):
     """The input of one job type: a frozen record, camelCase on the wire, unknown fields refused.
 
     Field types are those Avro has: str, int, float, bool, bytes, datetime, lists, `dict[str, ...]`, enums,
-    optionals, and nested payloads. `secret()` fields run but never reach an event, a row or a log.
+    optionals, and nested payloads. Fields made with `secret()` reach the handler but no event, row or log.
     """
 
     model_config = ConfigDict(
@@ -36,6 +36,21 @@ class Payload(BaseModel):
         extra="forbid",
         hide_input_in_errors=True,
     )
+
+
+def secret(default: Any = ..., **options: Any) -> Any:
+    """Declare a payload field that is kept out of events, rows and logs."""
+    return Field(default, json_schema_extra={"secret": True}, repr=False, **options)
+
+
+@cache
+def secret_fields(payload: type[Payload]) -> set[str]:
+    """Return the names of a payload's secret fields."""
+    return {
+        name
+        for name, info in payload.model_fields.items()
+        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("secret")
+    }
 
 
 class Result(BaseModel):
@@ -136,7 +151,9 @@ def handles(
         if QUEUES.get(queue.name) != queue:
             raise ConfigError(f"{job_type}: unknown queue {queue.name!r}; expected one of {sorted(QUEUES)}")
         if job_type in HANDLERS and HANDLERS[job_type].function is not function:
-            raise ConfigError(f"{job_type} already has a handler, in {HANDLERS[job_type].function.__module__}")
+            raise ConfigError(
+                f"{job_type} already has a handler, in {HANDLERS[job_type].function.__module__}"
+            )
         if payload in TYPE_OF_PAYLOAD:
             raise ConfigError(f"{payload.__name__} already belongs to {TYPE_OF_PAYLOAD[payload]}")
         HANDLERS[job_type] = Handler(
@@ -157,8 +174,3 @@ def _payload_of(job_type: str, function: Callable[..., Any]) -> type[Payload]:
             f"the handler of {job_type} must take one argument annotated Job[<a Payload>], got {annotation!r}"
         )
     return arguments[0]  # type: ignore[no-any-return]
-
-
-def is_async(handler: Handler) -> bool:
-    """Return whether the handler is a coroutine function."""
-    return asyncio.iscoroutinefunction(handler.function)

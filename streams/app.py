@@ -1,0 +1,154 @@
+"""The Faust app of a worker: what every one of the four is made of."""
+
+import logging
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.app.base import BootStrategy as FaustBootStrategy
+from faust.types import StreamT
+
+from ratelimit.redis import RedisAdmission
+from streams.agents import load
+from streams.codecs import codecs, lifecycle_codec
+from streams.errors import ConfigError, StreamsError
+from streams.health import HealthServer
+from streams.producer import Producer
+from streams.queues import WorkerType, queues_of
+from streams.retry import RetryForwarder
+from streams.settings import Settings, load_settings
+from streams.topics import verify
+from streams.transport import Batch, Transport
+from streams.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+class BootStrategy(FaustBootStrategy):
+    """Starts no web server: four workers on one machine would meet on its port."""
+
+    enable_web = False
+
+
+class App(faust.App):
+    """A Faust app whose agents feed a `Worker`."""
+
+    BootStrategy = BootStrategy
+
+    worker: Worker
+    worker_type: WorkerType
+    settings: Settings
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+    async def on_start(self) -> None:
+        try:
+            await self._begin()
+        except StreamsError as error:
+            print(f"{self.conf.id}: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(1) from error
+        await super().on_start()
+
+    async def _begin(self) -> None:
+        settings = self.settings
+        load(settings.handler_modules)
+        await verify(settings)
+        self.worker = Worker(
+            self.worker_type,
+            settings,
+            codecs=codecs(settings),
+            lifecycle_codec=lifecycle_codec(settings),
+            admission=RedisAdmission.from_url(
+                settings.redis,
+                prefix=settings.redis_prefix,
+                lease=settings.lease,
+                marker=settings.marker_retention,
+            ),
+            producer=Producer(settings.kafka),
+            clock=lambda: datetime.now(UTC),
+        )
+        self.worker.start()
+        self.forwarder = RetryForwarder(settings)
+        self.forwarder.start()
+        self.health = HealthServer(settings, self.worker_type, self.worker)
+        await self.health.start()
+        self.add_future(self._watch())
+
+    async def _watch(self) -> None:
+        await self.crash(await self.worker.failure)
+
+    async def on_stop(self) -> None:
+        await super().on_stop()
+        if hasattr(self, "health"):
+            await self.health.stop()
+            await self.forwarder.stop()
+            await self.worker.close()
+
+
+def worker_app(worker_type: WorkerType) -> App:
+    """Return the app of a worker type with one agent per queue; raises ConfigError on wrong settings."""
+    try:
+        settings = load_settings()
+    except ConfigError as error:
+        raise SystemExit(f"streams-{worker_type}: {error}") from error
+    app = App(f"streams-{worker_type}", **_configuration(worker_type, settings))
+    app.worker_type, app.settings = worker_type, settings
+    for queue in queues_of(worker_type):
+        app.agent(app.topic(queue.topic, internal=False), name=queue.name)(_agent(app))
+    return app
+
+
+def _agent(app: App) -> Any:
+    async def take(batches: StreamT[Any]) -> None:
+        async for batch in batches:
+            assert isinstance(batch, Batch)
+            app.worker.take(batch.partition, batch.records)
+            batch.taken.set()
+
+    return take
+
+
+def _configuration(worker_type: WorkerType, settings: Settings) -> dict[str, Any]:
+    return {
+        "broker": [f"kafka://{server.strip()}" for server in settings.kafka_bootstrap_servers.split(",")],
+        "broker_credentials": _credentials(settings),
+        "broker_client_id": f"streams-{worker_type}",
+        "broker_commit_interval": 1.0,
+        "broker_max_poll_records": 500,
+        # A handler may run for as long as its timeout says; being alive is told by heartbeats.
+        "broker_max_poll_interval": 86_400.0,
+        "broker_session_timeout": 20.0,
+        "broker_heartbeat_interval": 3.0,
+        "broker_request_timeout": 40.0,
+        "consumer_auto_offset_reset": "earliest",
+        "stream_wait_empty": True,
+        "agent_supervisor": "mode.CrashingSupervisor",
+        # There are no tables; one standby replica keeps Faust's sticky assignor.
+        "table_standby_replicas": 1,
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "datadir": str(Path(tempfile.gettempdir()) / f"streams-{worker_type}-{settings.worker_id}"),
+        "store": "memory://",
+    }
+
+
+def _credentials(settings: Settings) -> Any:
+    kafka = settings.kafka
+    protocol = kafka["security.protocol"].upper()
+    context = None
+    if protocol.endswith("SSL"):
+        import ssl
+
+        context = ssl.create_default_context(cafile=settings.kafka_ssl_ca_location)
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka.get("sasl.username"),
+            password=kafka.get("sasl.password"),
+            mechanism=kafka.get("sasl.mechanism"),
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None

@@ -1,0 +1,122 @@
+"""Publish jobs: `Jobs` for asyncio, `SyncJobs` for everyone else.
+
+A publish is checked before it leaves and returns once the broker has the record on every in-sync replica.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import KafkaError
+
+from streams.agents import load
+from streams.codecs import codecs, lifecycle_codec
+from streams.errors import NotAccepted
+from streams.jobs import Payload
+from streams.lifecycle import Lifecycle
+from streams.producer import Producer, Sending
+from streams.publication import Prepared, Publication, Publisher
+from streams.settings import Settings, settings
+
+
+class _Client:
+    """What the two clients share: the checks, the producer, and the sentence for what was not accepted."""
+
+    def __init__(self, configuration: Settings | None = None) -> None:
+        self._settings = configuration or settings()
+        load(self._settings.handler_modules)
+        self._publisher = Publisher(codecs(self._settings), Lifecycle(lifecycle_codec(self._settings)))
+        self._timeout = self._settings.publish_timeout
+        self._producer = Producer(self._settings.kafka, delivery_timeout=self._timeout)
+
+    def _prepare(self, publications: Sequence[Publication]) -> list[Prepared]:
+        now = datetime.now(UTC)
+        return [self._publisher.prepare(publication, now) for publication in publications]
+
+    def _accepted(self, prepared: Sequence[Prepared], sending: Sending) -> list[str]:
+        """Return the job ids, or raise NotAccepted: a job is accepted when its own record is."""
+        accepted, unconfirmed = [], []
+        first: KafkaError | None = None
+        for index, job in enumerate(prepared):
+            state = sending.state(index)
+            if state is True:
+                accepted.append(job.job_id)
+            else:
+                unconfirmed.append(job.job_id)
+                first = first or (state if isinstance(state, KafkaError) else None)
+        if unconfirmed:
+            seconds = self._timeout.total_seconds()
+            why = first.str() if first else f"no answer within {seconds:g} s"
+            raise NotAccepted(
+                f"{self._settings.kafka_bootstrap_servers} accepted {len(accepted)} of {len(prepared)} jobs "
+                f"and did not confirm {len(unconfirmed)}: {why}",
+                accepted=accepted,
+                unconfirmed=unconfirmed,
+            )
+        return accepted
+
+    def close(self) -> None:
+        """Wait for what is on its way and let go of the broker."""
+        self._producer.close()
+
+
+def _records(prepared: Sequence[Prepared]) -> list[Any]:
+    # The jobs come first, so that the first reports are theirs.
+    return [job.messages[0] for job in prepared] + [event for job in prepared for event in job.messages[1:]]
+
+
+class Jobs(_Client):
+    """The asyncio client."""
+
+    async def publish(self, payload: Payload, *, organization_id: str, **options: Any) -> str:
+        """Publish one job and return its id; options are the fields of `Publication`."""
+        (job_id,) = await self.publish_many([Publication(payload, organization_id, **options)])
+        return job_id
+
+    async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
+        """Publish jobs and return their ids in order.
+
+        Raises InvalidJob, with nothing sent, when one of them is wrong; NotAccepted when the broker did not
+        confirm all of them within PUBLISH_TIMEOUT.
+        """
+        prepared = self._prepare(publications)
+        sending = self._producer.start(_records(prepared))
+        deadline = time.monotonic() + self._timeout.total_seconds() + 1
+        while sending.left and time.monotonic() < deadline:
+            if not self._producer.poll():
+                await asyncio.sleep(0.002)
+        return self._accepted(prepared, sending)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+
+class SyncJobs(_Client):
+    """The synchronous client; safe to share between threads."""
+
+    def publish(self, payload: Payload, *, organization_id: str, **options: Any) -> str:
+        """Publish one job and return its id; options are the fields of `Publication`."""
+        (job_id,) = self.publish_many([Publication(payload, organization_id, **options)])
+        return job_id
+
+    def publish_many(self, publications: Sequence[Publication]) -> list[str]:
+        """Publish jobs and return their ids in order; raises as `Jobs.publish_many` does."""
+        prepared = self._prepare(publications)
+        sending = self._producer.send_blocking(_records(prepared), self._timeout + timedelta(seconds=1))
+        return self._accepted(prepared, sending)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,229 @@
+"""One reading of a job's record, and the headers that carry the state of its delivery.
+
+A record's value is the job as its producer stated it and is never rewritten; retries, snoozes, replays and
+dead letters carry the same bytes under new headers. The whole contract: docs/reference/wire-format.md.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from ratelimit import identity
+from streams.errors import InvalidRecord
+from streams.jobs import HANDLERS, Handler, Payload
+from streams.offsets import PartitionOffsets
+from streams.queues import Queue
+
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
+"""What job and organization ids may look like: they become parts of keys, file names and log lines."""
+
+ATTEMPT_CAP = 1000
+"""Highest attempt or override of the attempts that is believed, whatever a header or a producer says."""
+
+Headers = list[tuple[str, bytes]]
+
+
+class Record(Protocol):
+    """What is read from a topic: aiokafka's ConsumerRecord has this shape."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A job's record as one worker read it; compared by identity."""
+
+    queue: Queue
+    offsets: PartitionOffsets
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: dict[str, bytes]
+    handler: Handler
+    job_id: str
+    organization_id: str
+    payload: Payload
+    created_at: datetime
+    priority: int
+    idempotency_key: str
+    attempt: int
+    max_attempts: int
+    snoozes: int
+    replay_id: str | None
+    not_before: datetime | None
+    origin: str
+    token: str = ""
+    crashes: int = 0
+    taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def identity(self) -> str:
+        """Return what makes two deliveries the same job: the organization and the idempotency key."""
+        return identity(self.organization_id, self.idempotency_key)
+
+    @property
+    def size(self) -> int:
+        return len(self.value)
+
+    def fence(self) -> str:
+        """Return this delivery's place in the order of the job's deliveries."""
+        return fence(self.replay_id, self.attempt, self.snoozes)
+
+
+def fence(replay_id: str | None, attempt: int, snoozes: int) -> str:
+    """Return a text that grows with every delivery of a job that was chosen: retry, snooze or replay.
+
+    Replay ids are UUIDv7, which sort by time, and no replay sorts before any.
+    """
+    return f"{replay_id or ''}:{attempt:04d}:{snoozes:06d}"
+
+
+class Decoder(Protocol):
+    """The part of `schemas.codec.Codec` that reading needs."""
+
+    def decode(self, data: bytes) -> dict[str, Any]: ...
+
+
+def read(queue: Queue, record: Record, offsets: PartitionOffsets, codec: Decoder) -> Delivery:
+    """Return the delivery in a record of a queue's topic.
+
+    Raises InvalidRecord when key, headers, body and handler do not fit together, `schemas.codec.NotAvro`
+    and `schemas.codec.UnknownSchema` as the codec does.
+    """
+    headers = dict(record.headers)
+    job = codec.decode(record.value or b"")
+    job_id, job_type, organization = job["jobId"], job["jobType"], job["organizationId"]
+    _agree("ce_id", headers.get("ce_id"), "jobId", job_id)
+    _agree("ce_type", headers.get("ce_type"), "jobType", job_type)
+    _agree("organization-id", headers.get("organization-id"), "organizationId", organization)
+    _agree("the key", record.key, "organizationId", organization)
+    check_identifier("organizationId", organization)
+    check_identifier("jobId", job_id)
+    handler = HANDLERS.get(job_type)
+    if handler is None or handler.queue is not queue:
+        known = sorted(name for name, one in HANDLERS.items() if one.queue is queue)
+        raise InvalidRecord(
+            f"no handler for job type {job_type!r} on {queue.name}; it has {', '.join(known)}", job
+        )
+    try:
+        payload = handler.payload.model_validate(job["payload"])
+    except ValidationError as error:
+        raise InvalidRecord(f"the payload does not fit {job_type}: {describe(error)}", job) from None
+    not_before = _count(headers, "not-before", 0, 2**53)
+    replay_id = headers.get("replay-id")
+    return Delivery(
+        queue=queue,
+        offsets=offsets,
+        offset=record.offset,
+        key=record.key,
+        value=record.value or b"",
+        headers=headers,
+        handler=handler,
+        job_id=job_id,
+        organization_id=organization,
+        payload=payload,
+        created_at=job["createdAt"],
+        priority=job["priority"],
+        idempotency_key=job["idempotencyKey"] or job_id,
+        attempt=_count(headers, "attempt", 1, ATTEMPT_CAP),
+        max_attempts=min(job["maxAttempts"] or handler.max_attempts, ATTEMPT_CAP),
+        snoozes=_count(headers, "snoozes", 0, 999_999),
+        replay_id=replay_id.decode() if replay_id else None,
+        not_before=datetime.fromtimestamp(not_before / 1000, UTC) if not_before else None,
+        origin=headers["origin"].decode() if "origin" in headers else origin_of(record),
+    )
+
+
+def origin_of(record: Record) -> str:
+    """Return where a record is, as headers and rows name it: topic/partition/offset."""
+    return f"{record.topic}/{record.partition}/{record.offset}"
+
+
+def _agree(header: str, found: bytes | None, field_name: str, stated: str) -> None:
+    if found is None:
+        raise InvalidRecord(f"{header} is missing; expected {field_name} {stated[:128]!r}")
+    if found != stated.encode("utf-8", "surrogatepass"):
+        raise InvalidRecord(f"{header} is {found[:128]!r} but {field_name} is {stated[:128]!r}")
+
+
+def _count(headers: Mapping[str, bytes], name: str, default: int, cap: int) -> int:
+    """Return a counting header; never more than its cap, whoever wrote it."""
+    raw = headers.get(name)
+    if raw is None:
+        return default
+    if not raw.isdigit() or len(raw) > 16:
+        raise InvalidRecord(f"header {name} must be a whole number, got {raw[:32]!r}")
+    return min(max(int(raw), default), cap)
+
+
+def check_identifier(name: str, value: str) -> None:
+    """Raise InvalidRecord unless the id has the documented shape."""
+    if IDENTIFIER.fullmatch(value) is None:
+        raise InvalidRecord(
+            f"{name} must be 1 to 128 letters, digits or _.@- and start with a letter or digit, got {value[:140]!r}"
+        )
+
+
+def describe(error: ValidationError) -> str:
+    """Return what is wrong with a payload, without any of its values."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
+        for problem in error.errors(include_input=False, include_url=False, include_context=False)
+    )
+
+
+def envelope(job_id: str, job_type: str, organization: str, queue: Queue, now: datetime) -> dict[str, bytes]:
+    """Return the headers of a job's first record: a CloudEvents 1.0 binary envelope and its organization."""
+    return {
+        "ce_specversion": b"1.0",
+        "ce_id": job_id.encode(),
+        "ce_type": job_type.encode(),
+        "ce_source": b"/streams",
+        "ce_time": now.isoformat().encode(),
+        "content-type": b"application/avro",
+        "organization-id": organization.encode(),
+        "queue": queue.name.encode(),
+    }
+
+
+def next_headers(
+    delivery: Delivery,
+    *,
+    attempt: int,
+    snoozes: int,
+    reason: str,
+    not_before: datetime | None = None,
+    extra: Iterable[tuple[str, str]] = (),
+) -> Headers:
+    """Return the headers of the record that carries the job on, to a retry or dead-letter topic."""
+    headers = dict(delivery.headers)
+    headers["queue"] = delivery.queue.name.encode()
+    headers["attempt"] = b"%d" % attempt
+    headers["snoozes"] = b"%d" % snoozes
+    headers["origin"] = delivery.origin.encode()
+    headers["reason"] = header_text(reason)
+    headers.pop("not-before", None)
+    if not_before is not None:
+        headers["not-before"] = b"%d" % milliseconds(not_before)
+    headers.update((name, header_text(text)) for name, text in extra)
+    return list(headers.items())
+
+
+def header_text(text: str, limit: int = 1000) -> bytes:
+    """Return a text as a header carries it: UTF-8, capped."""
+    return text[:limit].encode("utf-8", "replace")
+
+
+def milliseconds(instant: datetime) -> int:
+    """Return an instant as milliseconds since the epoch, rounded up so that nothing runs early."""
+    return -(-int(instant.timestamp() * 1_000_000) // 1000)

@@ -1,0 +1,114 @@
+"""What happened to a job, told as events; `schemas/avro/lifecycle.avsc` is the shape."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from uuid6 import uuid7
+
+from streams.delivery import Delivery
+from streams.jobs import Payload, secret_fields
+from streams.outcome import Attempt, Failure
+from streams.producer import Message
+from streams.queues import LIFECYCLE_TOPIC
+
+Kind = Literal[
+    "queued", "started", "progressed", "retried", "snoozed", "completed", "dead", "cancelled", "replayed"
+]
+
+INPUT_CAP = 16_000
+"""Characters of JSON that are kept of an input."""
+
+
+class Encoder(Protocol):
+    """The part of `schemas.codec.Codec` that telling needs."""
+
+    def encode(self, record: dict[str, Any]) -> bytes: ...
+
+
+class Lifecycle:
+    """Tells events on behalf of one worker, or of a producer when it has no worker."""
+
+    def __init__(self, codec: Encoder, *, worker_id: str | None = None, host: str | None = None) -> None:
+        self._codec = codec
+        self._worker = {"workerId": worker_id, "workerHost": host}
+
+    def of(
+        self,
+        kind: Kind,
+        delivery: Delivery,
+        at: datetime,
+        *,
+        started_at: datetime | None = None,
+        attempt: Attempt | None = None,
+        not_before: datetime | None = None,
+        reason: str | None = None,
+        progress: float | None = None,
+        failure: Failure | None = None,
+        output: str | None = None,
+        with_input: bool = False,
+        memory_bytes: int | None = None,
+    ) -> Message:
+        """Return the event of something that happened to a delivery."""
+        ended = started_at is not None and kind not in ("started", "progressed")
+        event = {
+            "eventId": str(uuid7()),
+            "kind": kind,
+            "at": at,
+            "jobId": delivery.job_id,
+            "jobType": delivery.handler.job_type,
+            "queue": delivery.queue.name,
+            "organizationId": delivery.organization_id,
+            "attempt": delivery.attempt,
+            "maxAttempts": delivery.max_attempts,
+            "snoozes": delivery.snoozes,
+            "replayId": delivery.replay_id,
+            "queuedAt": delivery.created_at,
+            "startedAt": started_at,
+            "finishedAt": at if ended else None,
+            "notBefore": not_before,
+            "durationMs": (at - started_at).total_seconds() * 1000 if ended and started_at else None,
+            "cpuTimeMs": attempt.cpu_ms if attempt else None,
+            "memoryBytes": (attempt.memory_bytes if attempt else None) or memory_bytes,
+            "input": visible(delivery.payload) if with_input else None,
+            "output": output,
+            "progress": progress,
+            "reason": reason,
+            "error": failure and {
+                "kind": failure.kind, "message": failure.message, "stack": failure.stack,
+                "fingerprint": failure.fingerprint,
+            },
+            "origin": delivery.origin,
+            **self._worker,
+        }  # fmt: skip
+        return self._message(event)
+
+    def stated(self, kind: Kind, job: dict[str, Any], at: datetime, **facts: Any) -> Message:
+        """Return the event of a job that is not being delivered, from its common fields and further facts."""
+        event = {
+            "eventId": str(uuid7()),
+            "kind": kind,
+            "at": at,
+            "attempt": 1,
+            "snoozes": 0,
+            "queuedAt": job["createdAt"],
+            "jobId": job["jobId"],
+            "jobType": job["jobType"],
+            "organizationId": job["organizationId"],
+            **self._worker,
+            **facts,
+        }
+        return self._message(event)
+
+    def _message(self, event: dict[str, Any]) -> Message:
+        return Message(LIFECYCLE_TOPIC, event["jobId"].encode(), self._codec.encode(event))
+
+
+def visible(payload: Payload) -> str:
+    """Return a payload as events may show it: JSON without its secret fields, capped."""
+    text = payload.model_dump_json(by_alias=True, exclude=secret_fields(type(payload)))
+    return text if len(text) <= INPUT_CAP else f'{{"truncated":true,"length":{len(text)}}}'
+
+
+def now() -> datetime:
+    """Return the current instant."""
+    return datetime.now(UTC)

@@ -1,0 +1,119 @@
+"""The durable producer: what it says was sent is on every in-sync replica."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Message as KafkaMessage
+from confluent_kafka import Producer as KafkaProducer
+
+from streams.delivery import Headers
+
+POLL_SECONDS = 0.002
+
+
+class Message(NamedTuple):
+    """A record to be written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None = None
+
+
+class Sending:
+    """The delivery reports of one batch, in the order of its messages."""
+
+    __slots__ = ("_states", "left")
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self._states: list[KafkaError | bool] = [False] * size
+
+    def reporter(self, index: int) -> Callable[[KafkaError | None, KafkaMessage | None], None]:
+        """Return the callback that takes the report of one message."""
+
+        def report(error: KafkaError | None, message: KafkaMessage | None) -> None:
+            self.left -= 1
+            self._states[index] = True if error is None else error
+
+        return report
+
+    def state(self, index: int) -> KafkaError | bool:
+        """Return True when a message is on every in-sync replica, its error, or False with no report yet."""
+        return self._states[index]
+
+    @property
+    def errors(self) -> dict[int, KafkaError]:
+        """Return the errors by index."""
+        return {index: state for index, state in enumerate(self._states) if not isinstance(state, bool)}
+
+
+class Producer:
+    """An idempotent confluent-kafka producer that partitions as the Java client does (murmur2).
+
+    `delivery_timeout` bounds how long a message is tried; None means until it is there. Delivery reports are
+    collected by whoever waits, so nothing here needs a thread.
+    """
+
+    def __init__(self, config: dict[str, Any], *, delivery_timeout: timedelta | None = None) -> None:
+        timeout_ms = 0 if delivery_timeout is None else int(delivery_timeout.total_seconds() * 1000)
+        self._producer = KafkaProducer(
+            {
+                **config,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": 1,
+                "compression.type": "lz4",
+                "message.max.bytes": 4 * 1024 * 1024,
+                "queue.buffering.max.messages": 500_000,
+                "message.timeout.ms": timeout_ms,
+                # librdkafka's own lines about a broker that is down repeat for ever; errors are reported here.
+                "log_level": 2,
+            }
+        )
+
+    def start(self, messages: Sequence[Message]) -> Sending:
+        """Hand messages to librdkafka without waiting; a full queue is emptied first."""
+        sending = Sending(len(messages))
+        produce = self._producer.produce
+        for index, (topic, key, value, headers) in enumerate(messages):
+            report = sending.reporter(index)
+            while True:
+                try:
+                    produce(topic, value, key, headers=headers, on_delivery=report)
+                    break
+                except BufferError:
+                    self._producer.poll(0.05)
+                except KafkaException as error:
+                    report(error.args[0], None)
+                    break
+        return sending
+
+    async def send(self, messages: Sequence[Message]) -> dict[int, KafkaError]:
+        """Write messages and wait for them; returns the errors by index, empty when all are there."""
+        sending = self.start(messages)
+        while sending.left:
+            if not self.poll():
+                await asyncio.sleep(POLL_SECONDS)
+        return sending.errors
+
+    def send_blocking(self, messages: Sequence[Message], timeout: timedelta) -> Sending:
+        """Write messages and wait for them, at most `timeout`."""
+        sending = self.start(messages)
+        deadline = time.monotonic() + timeout.total_seconds()
+        while sending.left and time.monotonic() < deadline:
+            self._producer.poll(0.05)
+        return sending
+
+    def poll(self) -> int:
+        """Take the delivery reports that are in and return how many there were."""
+        return int(self._producer.poll(0))
+
+    def close(self, timeout: timedelta = timedelta(seconds=5)) -> int:
+        """Wait for what is on its way; returns how many messages were given up."""
+        return int(self._producer.flush(timeout.total_seconds()))

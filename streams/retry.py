@@ -1,0 +1,154 @@
+"""Send records that wait in retry topics on to their queue when they are due."""
+
+import asyncio
+import logging
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from streams.producer import Message, Producer
+from streams.queues import QUEUES, RETRY_DELAYS, retry_topic
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+GROUP = "streams-retry-forwarder"
+POLL = timedelta(milliseconds=100)
+BATCH = 500
+
+
+def due_at(topic: str, written_ms: int, headers: dict[str, bytes]) -> datetime:
+    """Return when a record of a retry topic goes on: at the end of the topic's delay, or earlier when it is due."""
+    hop = datetime.fromtimestamp(written_ms / 1000, UTC) + RETRY_DELAYS[topic]
+    raw = headers.get("not-before", b"")
+    if not raw.isdigit() or len(raw) > 16:
+        return hop
+    return min(hop, datetime.fromtimestamp(int(raw) / 1000, UTC))
+
+
+def next_topic(headers: dict[str, bytes], now: datetime) -> str | None:
+    """Return where a record whose hop has ended goes: a retry topic again, its queue, or None when none is named."""
+    queue = QUEUES.get(headers.get("queue", b"").decode("utf-8", "replace"))
+    if queue is None:
+        return None
+    raw = headers.get("not-before", b"")
+    if raw.isdigit() and len(raw) <= 16:
+        remaining = datetime.fromtimestamp(int(raw) / 1000, UTC) - now
+        if remaining > timedelta(0):
+            return retry_topic(remaining)
+    return queue.topic
+
+
+class RetryForwarder:
+    """Send due records back to their queue, with value, key and headers as they are.
+
+    Never early; late by the poll interval. One topic holds one delay, so a partition's head is always its
+    earliest, and a head that is not due pauses its partition until it is. A plain consumer of its own in a
+    thread of its own: every worker has one, and their group shares the partitions. A crash between forwarding
+    and committing forwards again; the fence in the ledger tells the copy.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._config: dict[str, Any] = {
+            **settings.kafka,
+            "group.id": GROUP,
+            "client.id": f"{GROUP}-{settings.worker_id}",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "enable.partition.eof": False,
+            "session.timeout.ms": 20_000,
+            # Records are few and small: the default would keep 64 MiB of them in memory.
+            "queued.max.messages.kbytes": 4096,
+            "queued.min.messages": 1000,
+            "log_level": 2,
+        }
+        self._producer = Producer(settings.kafka)
+        self._paused: dict[tuple[str, int], datetime] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="retry-forwarder", daemon=True)
+
+    def start(self) -> None:
+        """Begin to forward."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Finish the batch at hand and leave the group."""
+        self._stopping.set()
+        await asyncio.to_thread(self._thread.join, 10)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._consume()
+            except KafkaException as error:
+                log.warning("retry forwarding starts again after: %s", error.args[0].str())
+                self._stopping.wait(1)
+        self._producer.close()
+
+    def _consume(self) -> None:
+        consumer = Consumer(self._config)
+        self._paused.clear()
+        try:
+            consumer.subscribe(list(RETRY_DELAYS), on_assign=self._forget, on_revoke=self._forget)
+            while not self._stopping.is_set():
+                self._resume(consumer, datetime.now(UTC))
+                records = consumer.consume(BATCH, POLL.total_seconds())
+                if records:
+                    self._forward(consumer, records)
+        finally:
+            consumer.close()
+
+    def _forget(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._paused.clear()
+
+    def _resume(self, consumer: Consumer, now: datetime) -> None:
+        due = [partition for partition, until in self._paused.items() if until <= now]
+        for topic, number in due:
+            del self._paused[topic, number]
+            consumer.resume([TopicPartition(topic, number)])
+
+    def _forward(self, consumer: Consumer, records: list[KafkaMessage]) -> None:
+        now = datetime.now(UTC)
+        forwarded: list[Message] = []
+        commit: dict[tuple[str, int], int] = {}
+        for record in records:
+            error = record.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    continue
+                raise KafkaException(error)
+            place = (record.topic(), record.partition())
+            if place in self._paused:
+                continue
+            headers = dict(record.headers() or [])
+            until = due_at(record.topic(), record.timestamp()[1], headers)
+            if until > now:
+                self._paused[place] = until
+                waiting = TopicPartition(*place, record.offset())
+                consumer.pause([waiting])
+                consumer.seek(waiting)
+                continue
+            topic = next_topic(headers, now)
+            if topic is None:
+                log.error("%s/%s/%s names no queue and stays behind", *place, record.offset())
+            else:
+                forwarded.append(Message(topic, record.key(), record.value(), list(headers.items())))
+            commit[place] = record.offset() + 1
+        if not commit:
+            return
+        self._write(forwarded)
+        consumer.commit(
+            offsets=[TopicPartition(*place, offset) for place, offset in commit.items()], asynchronous=False
+        )
+
+    def _write(self, messages: list[Message]) -> None:
+        sending = self._producer.start(messages)
+        while sending.left:
+            if not self._producer.poll():
+                time.sleep(0.002)
+        for error in sending.errors.values():
+            raise KafkaException(error)

@@ -1,0 +1,277 @@
+"""Make outcomes durable, in the order that loses nothing.
+
+For a batch of outcomes: write retry and dead-letter records and lifecycle events and wait for the broker; then
+mark the ledger; then settle the offsets. A crash in between repeats work and never loses it: the ledger and the
+fence in it tell a repeated delivery from a new one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from ratelimit import Admission, AdmissionUnavailable, Done, Mark, Released, Waiting
+from streams.delivery import (
+    Delivery,
+    Headers,
+    Record,
+    fence,
+    header_text,
+    milliseconds,
+    next_headers,
+    origin_of,
+)
+from streams.errors import InvalidRecord, StreamsError
+from streams.lifecycle import Lifecycle
+from streams.offsets import PartitionOffsets
+from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome, Retry, Snoozed
+from streams.producer import Message, Producer
+from streams.publication import FollowUps
+from streams.queues import Queue, retry_topic
+
+log = logging.getLogger(__name__)
+
+LEDGER_RETRY = timedelta(milliseconds=500)
+UNKNOWN_SCHEMA_DELAY = timedelta(seconds=30)
+
+
+class BrokerRefused(StreamsError):
+    """The broker refused a record that must be written; the worker ends, and nothing it held is settled."""
+
+
+@dataclass(slots=True)
+class Ended:
+    """An outcome on its way to being durable."""
+
+    messages: list[Message]
+    mark: Mark | None
+    must_mark: bool
+    offsets: PartitionOffsets
+    offset: int
+
+
+class Settlement:
+    """Collects outcomes and makes them durable, a batch at a time, for all queues of one worker."""
+
+    def __init__(
+        self,
+        *,
+        producer: Producer,
+        admission: Admission,
+        lifecycle: Lifecycle,
+        follow_ups: FollowUps,
+        clock: Callable[[], datetime],
+        snooze_limit: int,
+        unknown_schema_limit: timedelta,
+    ) -> None:
+        self._producer = producer
+        self._admission = admission
+        self._lifecycle = lifecycle
+        self._follow_ups = follow_ups
+        self._clock = clock
+        self._snooze_limit = snooze_limit
+        self._unknown_schema_limit = unknown_schema_limit
+        self._ended: list[Ended] = []
+        self._notes: list[Message] = []
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self.memory_bytes: int | None = None
+
+    def finish(self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime) -> None:
+        """Take the outcome of an attempt."""
+        at = self._clock()
+        if isinstance(outcome, Snoozed) and delivery.snoozes >= self._snooze_limit:
+            reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
+            outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
+        messages, end = self._route(delivery, outcome, attempt, started_at, at)
+        mark = Mark(delivery.identity, delivery.token, end) if delivery.token else None
+        must_mark = delivery.queue.on_redis_down == "closed"
+        self._add(Ended(messages, mark, must_mark, delivery.offsets, delivery.offset))
+
+    def _route(
+        self,
+        delivery: Delivery,
+        outcome: Outcome,
+        attempt: Attempt,
+        started_at: datetime,
+        at: datetime,
+    ) -> tuple[list[Message], Done | Waiting]:
+        """Return what is written for an outcome and how the ledger remembers it; the only place that routes."""
+        tell = self._lifecycle.of
+        facts = {"started_at": started_at, "attempt": attempt, "memory_bytes": self.memory_bytes}
+        match outcome:
+            case Completed(output, wanted):
+                event = tell("completed", delivery, at, output=output, with_input=True, **facts)  # type: ignore[arg-type]
+                return [*self._follow_ups.of(delivery, wanted, at), event], Done()
+            case Retry(delay, failure):
+                due = at + delay
+                carried = _carry(
+                    delivery, delay, due, delivery.attempt + 1, delivery.snoozes, failure=failure
+                )
+                event = tell(
+                    "retried", delivery, at, not_before=due, failure=failure, with_input=True, **facts
+                )  # type: ignore[arg-type]
+                return [carried, event], Waiting(
+                    fence(delivery.replay_id, delivery.attempt + 1, delivery.snoozes)
+                )
+            case Snoozed(delay, reason):
+                due = at + delay
+                carried = _carry(delivery, delay, due, delivery.attempt, delivery.snoozes + 1, reason=reason)
+                event = tell("snoozed", delivery, at, not_before=due, reason=reason, **facts)  # type: ignore[arg-type]
+                return [carried, event], Waiting(
+                    fence(delivery.replay_id, delivery.attempt, delivery.snoozes + 1)
+                )
+            case DeadLetter(reason, failure):
+                headers = next_headers(
+                    delivery,
+                    attempt=delivery.attempt,
+                    snoozes=delivery.snoozes,
+                    reason=reason,
+                    extra=_failure_headers(failure, at),
+                )
+                letter = Message(delivery.queue.dead_letter_topic, delivery.key, delivery.value, headers)
+                event = tell("dead", delivery, at, reason=reason, failure=failure, with_input=True, **facts)  # type: ignore[arg-type]
+                return [letter, event], Waiting(delivery.fence() + "~")
+            case Cancelled(by):
+                event = tell("cancelled", delivery, at, reason=by, **facts)  # type: ignore[arg-type]
+                return [event], Waiting(delivery.fence() + "~")
+            case _:
+                assert_never(outcome)
+
+    def postpone(self, delivery: Delivery, now: datetime) -> None:
+        """Send a delivery that came before its time to wait; it took no lease and is told to nobody."""
+        assert delivery.not_before is not None
+        wait = delivery.not_before - now
+        carried = _carry(
+            delivery, wait, delivery.not_before, delivery.attempt, delivery.snoozes, reason="not due yet"
+        )
+        self._add(Ended([carried], None, False, delivery.offsets, delivery.offset))
+
+    def drop(self, delivery: Delivery) -> None:
+        """Settle a delivery of a job that is finished or was taken over by a later delivery."""
+        self._add(Ended([], None, False, delivery.offsets, delivery.offset))
+
+    def refuse(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
+        """Bury a record that breaks the wire format, its bytes and key unchanged."""
+        at = self._clock()
+        failure = Failure.named(type(error).__name__, str(error))
+        headers = dict(record.headers)
+        headers.setdefault("origin", origin_of(record).encode())
+        headers["queue"] = queue.name.encode()
+        headers["reason"] = header_text("invalid record")
+        headers.update((name, header_text(text)) for name, text in _failure_headers(failure, at))
+        messages = [Message(queue.dead_letter_topic, record.key, record.value, list(headers.items()))]
+        if isinstance(error, InvalidRecord) and error.job is not None:
+            messages.append(
+                self._lifecycle.stated(
+                    "dead", error.job, at, queue=queue.name, maxAttempts=1, reason="invalid record",
+                    origin=headers["origin"].decode("utf-8", "replace"),
+                    error={"kind": failure.kind, "message": failure.message, "fingerprint": failure.fingerprint},
+                )
+            )  # fmt: skip
+        log.warning("refused %s: %s", origin_of(record), error)
+        self._add(Ended(messages, None, False, offsets, record.offset))
+
+    def await_schema(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
+        """Snooze a record whose schema this worker does not have yet; bury it when that lasts too long."""
+        at = self._clock()
+        headers = dict(record.headers)
+        since = headers.setdefault("unknown-schema-since", b"%d" % milliseconds(at))
+        waited = milliseconds(at) - (int(since) if since.isdigit() and len(since) < 16 else 0)
+        if waited > self._unknown_schema_limit.total_seconds() * 1000:
+            self.refuse(queue, record, offsets, error)
+            return
+        due = at + UNKNOWN_SCHEMA_DELAY
+        headers.setdefault("origin", origin_of(record).encode())
+        headers["queue"] = queue.name.encode()
+        headers["reason"] = header_text(str(error))
+        headers["not-before"] = b"%d" % milliseconds(due)
+        message = Message(retry_topic(UNKNOWN_SCHEMA_DELAY), record.key, record.value, list(headers.items()))
+        self._add(Ended([message], None, False, offsets, record.offset))
+
+    def release(self, delivery: Delivery) -> Mark | None:
+        """Return the mark that gives the lease of a delivery back unused."""
+        return Mark(delivery.identity, delivery.token, Released()) if delivery.token else None
+
+    def note(self, message: Message) -> None:
+        """Write an event with the next batch; nothing waits for it."""
+        self._notes.append(message)
+        self._wake.set()
+
+    def _add(self, ended: Ended) -> None:
+        self._ended.append(ended)
+        self._settled.clear()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Settle batch after batch until cancelled; raises BrokerRefused."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._ended = self._ended, []
+            notes, self._notes = self._notes, []
+            if batch or notes:
+                await self._settle(batch, notes)
+            if not self._ended:
+                self._settled.set()
+
+    async def settled(self) -> None:
+        """Wait until everything that was taken is durable."""
+        await self._settled.wait()
+
+    async def _settle(self, batch: list[Ended], notes: list[Message]) -> None:
+        messages = [message for ended in batch for message in ended.messages] + notes
+        if messages:
+            errors = await self._producer.send(messages)
+            for index, error in errors.items():
+                raise BrokerRefused(f"{messages[index].topic} did not take a record: {error.str()}")
+        await self._mark([ended for ended in batch if ended.mark is not None])
+        for ended in batch:
+            ended.offsets.settle(ended.offset)
+
+    async def _mark(self, batch: list[Ended]) -> None:
+        while batch:
+            try:
+                kept = await self._admission.settle([ended.mark for ended in batch if ended.mark])
+            except AdmissionUnavailable as error:
+                # Until the ledger has it, a redelivery would run again: positions wait for Redis, too.
+                batch = [ended for ended in batch if ended.must_mark]
+                if batch:
+                    log.warning("%d outcomes wait for the ledger: %s", len(batch), error)
+                    await asyncio.sleep(LEDGER_RETRY.total_seconds())
+                continue
+            for ended, held in zip(batch, kept, strict=True):
+                if not held and ended.mark:
+                    log.warning("the lease of %s was lost before it ended", ended.mark.identity)
+            return
+
+
+def _carry(
+    delivery: Delivery,
+    delay: timedelta,
+    due: datetime,
+    attempt: int,
+    snoozes: int,
+    *,
+    reason: str = "",
+    failure: Failure | None = None,
+) -> Message:
+    headers: Headers = next_headers(
+        delivery,
+        attempt=attempt,
+        snoozes=snoozes,
+        reason=reason or (f"{failure.kind}: {failure.message}" if failure else ""),
+        not_before=due,
+    )
+    return Message(retry_topic(delay), delivery.key, delivery.value, headers)
+
+
+def _failure_headers(failure: Failure, at: datetime) -> list[tuple[str, str]]:
+    return [
+        ("error-kind", failure.kind),
+        ("error-message", failure.message),
+        ("failed-at", str(milliseconds(at))),
+    ]

@@ -1,0 +1,142 @@
+"""The one module that knows Faust's insides: record batches in, positions out.
+
+Faust 0.15.3 loses jobs when its own acknowledgements are used: it commits past a record that is still worked
+on, acknowledges a record whose handler raised and drops what it cannot decode. So its consumer is replaced
+where records and positions cross: `_drain_messages` hands whole batches of one partition to the agent of their
+topic, and `commit` commits what `streams.worker.Worker` says is settled. Membership, rebalances, the fetching
+thread, the CLI and the shutdown stay Faust's. Each fact this relies on has a test in tests/contract.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, cast
+
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from streams.worker import Partition, Worker
+
+log = logging.getLogger(__name__)
+
+FETCH_SECONDS = 1.0
+FETCH_SECONDS_WHEN_FULL = 0.05
+"""How soon a partition that was left out for lack of room is asked for again."""
+
+
+class Batch:
+    """Records of one partition on their way to the agent of its topic."""
+
+    __slots__ = ("partition", "records", "taken")
+
+    def __init__(self, partition: Partition, records: Sequence[ConsumerRecord]) -> None:
+        self.partition = partition
+        self.records = records
+        self.taken = asyncio.Event()
+
+
+class Consumer(driver.Consumer):
+    """Faust's consumer with its acknowledgements taken out."""
+
+    _left = False
+
+    @property
+    def _worker(self) -> Worker:
+        return cast(Worker, cast(Any, self.app).worker)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await self._fetch()
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+
+    async def _fetch(self) -> None:
+        if not self.flow_active:
+            await self.wait_first(self.can_resume_flow.wait(), self._stopped.wait())
+            return
+        active = set(self._get_active_partitions())
+        with_room = {tp for tp in active if self._worker.has_room(Partition(tp.topic, tp.partition))}
+        if not with_room:
+            await asyncio.sleep(FETCH_SECONDS_WHEN_FULL)
+            return
+        generation = self.app.consumer_generation_id
+        timeout = FETCH_SECONDS if with_room == active else FETCH_SECONDS_WHEN_FULL
+        records = await self._getmany(with_room, timeout)
+        if not self.flow_active or generation != self.app.consumer_generation_id:
+            # What was read now belongs to an assignment that is gone; it is read again from the position.
+            return
+        for tp, batch in records.items():
+            await self._hand_in(Batch(Partition(tp.topic, tp.partition), batch))
+
+    async def _hand_in(self, batch: Batch) -> None:
+        index = cast(Any, self.app.topics)._topic_name_index
+        for channel in index[batch.partition.topic]:
+            await self.wait_first(channel.put(batch), self.suspend_flow.wait())
+            # A queue that is cleared by a rebalance takes the batch along; it is read again from the position.
+            await self.wait_first(batch.taken.wait(), self.suspend_flow.wait())
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._worker.assign(Partition(tp.topic, tp.partition) for tp in assigned)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        if self.app.should_stop:
+            # Faust would close the connection here, while the positions of this shutdown are not committed yet.
+            await self.commit()
+            return
+        await super().on_partitions_revoked(revoked)
+
+    async def wait_empty(self) -> None:
+        """Hand over: Faust calls this before partitions are revoked and when the app stops."""
+        if self._left:
+            return
+        settings = cast(Any, self.app).settings
+        grace: timedelta = settings.revoke_grace
+        if self.app.should_stop:
+            self._left = True
+            grace = settings.shutdown_grace
+            await self._worker.stop_admitting()
+        await self._worker.hand_over(grace)
+        await self.commit()
+        self._worker.forget()
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit the positions that moved; a failure is told and made up for by the next commit."""
+        positions = self._moved()
+        if not positions:
+            return False
+        consumer = self._thread._ensure_consumer()
+        offsets = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
+            for tp, offset in positions.items()
+        }
+        try:
+            await self._thread.call_thread(consumer.commit, offsets)
+        except KafkaError as error:
+            log.warning("positions were not committed, what they cover may be read again: %r", error)
+            return False
+        self._committed_offset.update(positions)
+        return True
+
+    def _moved(self) -> Mapping[TP, int]:
+        assignment = self.assignment()
+        return {
+            tp: offset
+            for partition, offset in self._worker.positions().items()
+            if (tp := TP(partition.topic, partition.number)) in assignment
+            and (self._committed_offset[tp] or 0) < offset
+        }
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Leave out Faust's search for stalled streams: it looks at acknowledgements that are not used."""
+
+
+class Transport(driver.Transport):
+    """Faust's Kafka transport with that consumer."""
+
+    Consumer = Consumer

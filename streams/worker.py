@@ -1,0 +1,232 @@
+"""One worker: the pipelines of its queues, what they share, and how it takes on and hands over partitions.
+
+Plain asyncio: Faust hands records in and fetches positions out (`streams.transport`), and is known nowhere else.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import psutil
+
+from ratelimit import Admission, AdmissionUnavailable, Mark
+from schemas.codec import Codec
+from streams.delivery import Record
+from streams.execution import Execution
+from streams.lifecycle import Lifecycle
+from streams.offsets import PartitionOffsets
+from streams.pipeline import Pipeline
+from streams.producer import Producer
+from streams.publication import FollowUps, Publisher
+from streams.queues import WorkerType, queues_of
+from streams.settings import Settings
+from streams.settle import Settlement
+from streams.window import Window
+
+log = logging.getLogger(__name__)
+
+FLUSH = timedelta(milliseconds=100)
+HOUSEKEEPING = timedelta(seconds=1)
+
+
+class Partition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    number: int
+
+
+class Worker:
+    """Runs the jobs of one worker type's queues, given the records of their partitions."""
+
+    def __init__(
+        self,
+        worker_type: WorkerType,
+        settings: Settings,
+        *,
+        codecs: Mapping[str, Codec],
+        lifecycle_codec: Codec,
+        admission: Admission,
+        producer: Producer,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.type = worker_type
+        self._settings = settings
+        self._codecs = {queue.name: codecs[queue.name] for queue in queues_of(worker_type)}
+        self._admission = admission
+        self._producer = producer
+        lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
+        self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
+        self._settlement = Settlement(
+            producer=producer,
+            admission=admission,
+            lifecycle=lifecycle,
+            follow_ups=FollowUps(Publisher(codecs, Lifecycle(lifecycle_codec))),
+            clock=clock,
+            snooze_limit=settings.snooze_limit,
+            unknown_schema_limit=settings.unknown_schema_limit,
+        )
+        self.pipelines = {
+            queue.topic: Pipeline(
+                queue,
+                codec=codecs[queue.name],
+                admission=admission,
+                execution=self._execution,
+                settlement=self._settlement,
+                lifecycle=lifecycle,
+                window=Window(records=settings.window_records, size_bytes=settings.window_bytes),
+                concurrency=settings.concurrency(queue),
+                clock=clock,
+            )
+            for queue in queues_of(worker_type)
+        }
+        self._offsets: dict[Partition, PartitionOffsets] = {}
+        self._duties: list[asyncio.Task[None]] = []
+        self._admitting: list[asyncio.Task[None]] = []
+        self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        """Done when a duty has ended by an exception: the worker cannot go on and must be started again."""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(self.pipelines)
+
+    def start(self) -> None:
+        """Begin to run what is handed in."""
+        for pipeline in self.pipelines.values():
+            self._admitting.append(self._duty(pipeline.admit(), f"admit {pipeline.queue.name}"))
+            self._duty(pipeline.runners(), f"run {pipeline.queue.name}")
+        self._duty(self._settlement.run(), "settle")
+        self._duty(self._tell(), "tell")
+        self._duty(self._renew(), "renew leases")
+        self._duty(self._keep_house(), "keep house")
+
+    def _duty(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._duties.append(task)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
+            log.critical("%r ended by %r", task.get_name(), error, exc_info=error)
+            self.failure.set_result(error)
+
+    # -- records in, positions out ----------------------------------------------------------------------
+
+    def has_room(self, partition: Partition) -> bool:
+        """Return whether records of a partition may be handed in: its queue's window and its span have room."""
+        offsets = self._offsets.get(partition)
+        return (
+            offsets is not None
+            and offsets.span < self._settings.window_span
+            and not self.pipelines[partition.topic].window.full
+        )
+
+    def take(self, partition: Partition, records: Iterable[Record]) -> None:
+        """Take the records of a partition, in the order of their offsets."""
+        offsets = self._offsets.get(partition)
+        if offsets is not None:
+            self.pipelines[partition.topic].take(records, offsets)
+
+    def positions(self) -> dict[Partition, int]:
+        """Return the position of every partition on which something was settled."""
+        return {
+            partition: offsets.position
+            for partition, offsets in self._offsets.items()
+            if offsets.position is not None
+        }
+
+    def assign(self, partitions: Iterable[Partition]) -> None:
+        """Begin to track partitions; those that are tracked already go on."""
+        for partition in partitions:
+            if partition not in self._offsets and partition.topic in self.pipelines:
+                self._offsets[partition] = PartitionOffsets(*partition)
+
+    async def hand_over(self, grace: timedelta) -> None:
+        """Give up what has not started and let what runs end within the grace; positions are then final."""
+        parted = list(self._offsets.values())
+        marks: list[Mark] = []
+        for pipeline in self.pipelines.values():
+            marks += pipeline.leave(parted)
+        await self._give_back(marks)
+        try:
+            async with asyncio.timeout(grace.total_seconds()):
+                for pipeline in self.pipelines.values():
+                    await pipeline.idle()
+                await self._settlement.settled()
+        except TimeoutError:
+            log.info("jobs that run on keep their leases; whoever reads them again waits for those")
+
+    def forget(self) -> None:
+        """Stop tracking every partition: what still runs settles in the ledger only."""
+        self._offsets.clear()
+
+    # -- leaving ----------------------------------------------------------------------------------------
+
+    async def stop_admitting(self) -> None:
+        """Take and admit nothing more, and wait for the questions that are out."""
+        for pipeline in self.pipelines.values():
+            pipeline.stop()
+        await asyncio.gather(*self._admitting, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End what still runs, give its leases back, and let go of everything shared."""
+        left = [one for pipeline in self.pipelines.values() for one in pipeline.unfinished()]
+        for task in self._duties:
+            task.cancel()
+        await asyncio.gather(*self._duties, return_exceptions=True)
+        self._execution.close()
+        # A thread cannot be ended before the process is: its lease must outlive it.
+        marks = [self._settlement.release(one) for one in left if one.handler.runs_in != "thread"]
+        await self._give_back([mark for mark in marks if mark is not None])
+        await self._admission.close()
+        self._producer.close()
+
+    async def _give_back(self, marks: Sequence[Mark]) -> None:
+        if not marks:
+            return
+        try:
+            await self._admission.settle(marks)
+        except AdmissionUnavailable as error:
+            log.warning("%d leases were not given back and will run out: %s", len(marks), error)
+
+    # -- duties -----------------------------------------------------------------------------------------
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH.total_seconds())
+            for pipeline in self.pipelines.values():
+                pipeline.tell()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease.total_seconds() / 3)
+            leases = [lease for pipeline in self.pipelines.values() for lease in pipeline.leases()]
+            if not leases:
+                continue
+            try:
+                held = await self._admission.renew(leases)
+            except AdmissionUnavailable as error:
+                log.warning("%d leases were not renewed: %s", len(leases), error)
+                continue
+            lost = sum(not kept for kept in held)
+            if lost:
+                log.warning("%d leases were lost to other workers", lost)
+
+    async def _keep_house(self) -> None:
+        process = psutil.Process()
+        while True:
+            self._settlement.memory_bytes = process.memory_info().rss
+            if any(codec.missing for codec in self._codecs.values()):
+                await asyncio.to_thread(self._refresh)
+            await asyncio.sleep(HOUSEKEEPING.total_seconds())
+
+    def _refresh(self) -> None:
+        for codec in self._codecs.values():
+            try:
+                codec.refresh()
+            except Exception as error:  # noqa: BLE001 - files or HTTP: the record waits, and so does the next look
+                log.warning("a missing schema could not be looked up: %s", error)
