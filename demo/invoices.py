@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ def scanned_invoice(number: str, *, seed: int = 0, dpi: int = 150, pages: int = 
     return file.getvalue()
 
 
-def scanned_images(number: str, *, seed: int = 0, dpi: int = 150, pages: int = 1) -> "list[Image]":
+def scanned_images(number: str, *, seed: int = 0, dpi: int = 150, pages: int = 1) -> "list[Picture]":
     """Return one greyscale picture per page of a scanned invoice."""
     import pypdfium2
     from PIL import Image, ImageChops

@@ -40,7 +40,7 @@ class AnalyzeFinancials(Payload):
 
     period_start: date
     period_end: date
-    transactions: list[Transaction] = []
+    transactions: list[Transaction] = Field(default_factory=list)
     transactions_uri: str | None = None
 
     @model_validator(mode="after")
@@ -99,8 +99,8 @@ class PredictCashFlow(Payload):
     """Predict daily balances from past ones, or from transactions that end at `closing_balance`."""
 
     horizon_days: int = Field(ge=1, le=366)
-    balances: list[DailyBalance] = []
-    transactions: list[Transaction] = []
+    balances: list[DailyBalance] = Field(default_factory=list)
+    transactions: list[Transaction] = Field(default_factory=list)
     transactions_uri: str | None = None
     closing_balance: float = Field(default=0.0, allow_inf_nan=False)
 
