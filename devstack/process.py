@@ -138,11 +138,15 @@ class Process:
 
 
 def _alive(process: psutil.Process) -> bool:
-    """Tell whether a process runs; one that has ended and only waits to be collected does not."""
-    if isinstance(process, psutil.Popen) and process.poll() is not None:
-        return False
+    """Tell whether a process runs; one that has ended and only waits to be collected does not.
+
+    One whose main thread has ended lives, and holds its ports, until its last thread has.
+    """
+    if isinstance(process, psutil.Popen):
+        return process.poll() is None
     try:
-        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
+        ended = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return process.is_running() and not ended
     except psutil.NoSuchProcess:
         return False
 
