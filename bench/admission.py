@@ -74,7 +74,7 @@ async def bytes_per_job(redis: Redis, admission: RedisAdmission) -> float:
         runs = [answer for answer in answers if isinstance(answer, Run)]
         await admission.settle([Mark(name, run.token, Done()) for name, run in zip(part, runs, strict=True)])
     after = (await redis.info("memory"))["used_memory"]
-    return round((after - before) / MEMORY_JOBS, 1)
+    return round(float(after - before) / MEMORY_JOBS, 1)
 
 
 async def clear(redis: Redis, prefix: str) -> None:

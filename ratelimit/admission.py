@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeAlias
 
 MICROSECOND = timedelta(microseconds=1)
+MILLISECOND = timedelta(milliseconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+REFILL_MAX = timedelta(days=3650)
 
 
 class AdmissionUnavailable(Exception):
@@ -39,7 +42,12 @@ class Limit:
         capacity = self.count if self.burst is None else self.burst
         if capacity < 1:
             raise ValueError(f"limit {self.name!r} has a burst of {capacity}; it must be at least 1")
-        object.__setattr__(self, "interval_us", -(-(self.per // MICROSECOND) // self.count))
+        interval_us = -(-(self.per // MICROSECOND) // self.count)
+        if interval_us * capacity > REFILL_MAX // MICROSECOND:
+            raise ValueError(
+                f"limit {self.name!r} would need more than {REFILL_MAX.days} days to refill its burst"
+            )
+        object.__setattr__(self, "interval_us", interval_us)
         object.__setattr__(self, "capacity", capacity)
 
 
@@ -146,3 +154,16 @@ def identity(organization_id: str, key: str) -> str:
     if ":" in organization_id or "%" in organization_id:
         organization_id = organization_id.replace("%", "%25").replace(":", "%3A")
     return f"{organization_id}:{key}"
+
+
+def check_cost(limits: tuple[Limit, ...], cost: int) -> None:
+    """Raise ValueError when a job of this cost could never fit its limits."""
+    if cost < 1:
+        raise ValueError(f"a job costs {cost}; the least is 1")
+    if len({limit.name for limit in limits}) < len(limits):
+        raise ValueError(f"a job names one limit twice: {', '.join(limit.name for limit in limits)}")
+    for limit in limits:
+        if cost > limit.capacity:
+            raise ValueError(
+                f"a job costs {cost} but limit {limit.name!r} never allows over {limit.capacity} at once"
+            )

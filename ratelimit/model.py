@@ -1,0 +1,184 @@
+"""Admission in the memory of one process: the rules in plain Python, for tests."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from ratelimit.admission import (
+    EPOCH,
+    MICROSECOND,
+    MILLISECOND,
+    Answer,
+    Candidate,
+    Done,
+    Duplicate,
+    Leased,
+    Limit,
+    Limited,
+    Mark,
+    Released,
+    Run,
+    Waiting,
+    check_cost,
+)
+
+
+def utc_now() -> datetime:
+    """Return the wall clock of this machine."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the ledger knows of one job; `until` is the end of its lease."""
+
+    state: Literal["done", "leased", "waiting"]
+    token: str
+    fence: str
+    crashes: int
+    until: datetime
+    forgotten_at: datetime
+
+
+class ModelAdmission:
+    """Keep the ledger and the limits in memory, by `clock`.
+
+    Nothing here loses an answer on its way, so unlike in Redis no batch is recognised as asked before.
+    """
+
+    def __init__(
+        self,
+        *,
+        lease: timedelta = timedelta(seconds=30),
+        marker: timedelta = timedelta(days=7),
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        if not MILLISECOND <= lease < marker:
+            raise ValueError(f"the marker retention ({marker}) must exceed the lease ({lease}), from 1 ms up")
+        self._lease = lease
+        self._marker = marker
+        self._clock = clock
+        self._ledger: dict[str, Entry] = {}
+        self._full_at_us: dict[str, int] = {}
+        self._batches = itertools.count()
+
+    async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
+        """Answer whether each may run now, leasing those that may; each sees what those before it took.
+
+        Raises ValueError, with nothing taken, when a cost can never fit.
+        """
+        for candidate in candidates:
+            check_cost(candidate.limits, candidate.cost)
+        now = self._clock()
+        token = f"model{next(self._batches):x}"
+        return [self._answer(candidate, token, now) for candidate in candidates]
+
+    async def settle(self, marks: Sequence[Mark]) -> list[bool]:
+        """Write how runs ended; False where the lease was lost to another delivery, and nothing changed."""
+        now = self._clock()
+        return [self._settled(mark, now) for mark in marks]
+
+    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
+        """Extend leases, given as (identity, token); False where the lease was lost."""
+        now = self._clock()
+        return [self._renewed(identity, token, now) for identity, token in leases]
+
+    async def completed(self, identities: Sequence[str]) -> list[bool]:
+        """Tell which jobs are marked done."""
+        now = self._clock()
+        entries = [self._entry(identity, now) for identity in identities]
+        return [entry is not None and entry.state == "done" for entry in entries]
+
+    async def close(self) -> None:
+        """Forget nothing: there is nothing to release."""
+
+    def flush(self) -> None:
+        """Lose everything, as Redis does on FLUSHALL."""
+        self._ledger.clear()
+        self._full_at_us.clear()
+
+    def _answer(self, candidate: Candidate, token: str, now: datetime) -> Answer:
+        entry = self._entry(candidate.identity, now)
+        crashes = 0
+        if entry is not None:
+            if entry.state == "done" or candidate.fence < entry.fence:
+                return Duplicate()
+            if entry.state == "leased" and entry.until > now:
+                return Leased(entry.until - now)
+            crashes = entry.crashes + (entry.state == "leased")
+        refusal = self._take(candidate.limits, candidate.cost, (now - EPOCH) // MICROSECOND)
+        if refusal is not None:
+            return refusal
+        self._lease_to(candidate.identity, token, candidate.fence, crashes, now)
+        return Run(token, crashes)
+
+    def _take(self, limits: tuple[Limit, ...], cost: int, now_us: int) -> Limited | None:
+        """Take the cost from all limits and return None, or take nothing and say when it would fit (GCRA)."""
+        wait_us, by, after = 0, "", {}
+        for limit in limits:
+            whole_us = limit.interval_us * limit.capacity
+            full_at_us = min(max(self._full_at_us.get(limit.name, 0), now_us), now_us + whole_us)
+            after[limit.name] = full_at_us + limit.interval_us * cost
+            short_us = after[limit.name] - now_us - whole_us
+            if short_us > wait_us:
+                wait_us, by = short_us, limit.name
+        if wait_us > 0:
+            return Limited(timedelta(microseconds=wait_us), by)
+        self._full_at_us |= after
+        return None
+
+    def _settled(self, mark: Mark, now: datetime) -> bool:
+        entry = self._entry(mark.identity, now)
+        if entry is None:
+            if not isinstance(mark.end, Released):
+                fresh = Entry("leased", mark.token, "", 0, now, now + self._marker)
+                self._ledger[mark.identity] = self._ended(fresh, mark.end, now)
+            return True
+        if entry.token != mark.token:
+            return False
+        if entry.state == "leased":
+            self._ledger[mark.identity] = self._ended(entry, mark.end, now)
+            return True
+        # The same call repeated: its mark is there already.
+        match mark.end:
+            case Done():
+                return entry.state == "done"
+            case Waiting(fence):
+                return entry.state == "waiting" and fence <= entry.fence
+            case Released():
+                return entry.state == "waiting"
+
+    def _ended(self, entry: Entry, end: Done | Waiting | Released, now: datetime) -> Entry:
+        forgotten_at = now + self._marker
+        match end:
+            case Done():
+                return replace(entry, state="done", forgotten_at=forgotten_at)
+            case Waiting(fence):
+                later = max(fence, entry.fence)
+                return replace(entry, state="waiting", fence=later, crashes=0, forgotten_at=forgotten_at)
+            case Released():
+                return replace(entry, state="waiting", forgotten_at=forgotten_at)
+
+    def _renewed(self, identity: str, token: str, now: datetime) -> bool:
+        entry = self._entry(identity, now)
+        if entry is None:
+            self._lease_to(identity, token, "", 0, now)
+            return True
+        if entry.state != "leased" or entry.token != token:
+            return False
+        self._lease_to(identity, token, entry.fence, entry.crashes, now)
+        return True
+
+    def _lease_to(self, identity: str, token: str, fence: str, crashes: int, now: datetime) -> None:
+        # As in Redis, a lease starts and ends at whole milliseconds.
+        until = EPOCH + ((now - EPOCH) // MILLISECOND + self._lease // MILLISECOND) * MILLISECOND
+        self._ledger[identity] = Entry("leased", token, fence, crashes, until, now + self._marker)
+
+    def _entry(self, identity: str, now: datetime) -> Entry | None:
+        entry = self._ledger.get(identity)
+        if entry is not None and entry.forgotten_at <= now:
+            del self._ledger[identity]
+            return None
+        return entry
