@@ -43,7 +43,6 @@ def postgres(data_dir: Path, port: int, password: str, log_file: Path) -> Proces
             "unix_socket_directories": "",
             "max_connections": 200,
             "fsync": "off",
-            "synchronous_commit": "off",
             "full_page_writes": "off",
         }
         options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
