@@ -43,32 +43,27 @@ def open_codec(
     schema: Schema | None = None,
     registry: Registry | None = None,
     topic: str | None = None,
-    directory: Path = files.DIRECTORY,
-    max_bytes: int = MAX_BYTES,
+    also_in: Path | None = None,
 ) -> Codec:
     """Return the codec of a queue, or of `lifecycle`.
 
     With a registry it registers the schema under `<topic>-value` (which blocks, and raises RegistryError) and
     encodes in the Confluent wire format; without, in single-object encoding. It decodes both either way,
-    registry ids only with a registry. `topic` is `jobs.<name>` and `schema` the file's unless given.
+    registry ids only with a registry. `topic` is `jobs.<name>` and `schema` the file's unless given;
+    `also_in` is one more folder, with a history of its own, where schemas may turn up while this process runs.
     """
 
     def lookup(header: bytes) -> Schema | None:
         if header[:2] == SINGLE_OBJECT:
-            return files.find(name, header[2:], directory)
+            found = files.find(name, header[2:])
+            return files.find(name, header[2:], also_in) if found is None and also_in else found
         if registry is not None and header[:1] == CONFLUENT:
             return registry.schema(int.from_bytes(header[1:], "big"))
         return None
 
     if schema is None:
-        schema = files.current(name, directory)
+        schema = files.current(name)
     registry_id = None
     if registry is not None:
         registry_id = registry.register(f"{topic or f'jobs.{name}'}-value", schema)
-    return Codec(
-        schema,
-        files.history(name, directory),
-        registry_id=registry_id,
-        lookup=lookup,
-        max_bytes=max_bytes,
-    )
+    return Codec(schema, files.history(name), registry_id=registry_id, lookup=lookup)

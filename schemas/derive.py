@@ -6,7 +6,7 @@
 | `datetime` `date` | long timestamp-micros, int date |
 | `list[T]` `dict[str, T]` | array, map |
 | `T \\| None` | union with null, default null |
-| `Enum` of strings, `Literal` of strings | enum |
+| `StrEnum`, `Literal` of strings | enum |
 | a model | record, defined where it first appears |
 
 Anything else is refused, with the field and what to use instead.
@@ -163,6 +163,8 @@ class _Derivation:
         if origin is dict and arguments[0] is str:
             return {"type": "map", "values": self.type_of(arguments[1], where, enum_name, inside)}
         if isinstance(annotation, type) and issubclass(annotation, Enum):
+            if not issubclass(annotation, str):
+                raise NotDerivable(f"{where} is a {annotation.__name__}, an enum that is no str; use StrEnum")
             symbols = [member.value for member in annotation]
             return self._enum(annotation.__name__, symbols, annotation, where)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
