@@ -15,12 +15,13 @@ from datetime import timedelta
 import click
 from redis.asyncio import Redis
 
-from ratelimit import Candidate, Done, Limit, Mark, Run, identity
+from ratelimit import Candidate, Done, Limit, Mark, Run, fence, identity
 from ratelimit.redis import RedisAdmission
 
 BATCHES = (1, 10, 50, 200)
 LIMITS = ("none", "one", "distinct")
 MEMORY_JOBS = 20_000
+FENCE = fence("", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ async def measure(admission: RedisAdmission, batch: int, kind: str, jobs: int) -
     cpu, wall = time.process_time(), time.perf_counter()
     for start in range(0, jobs, batch):
         candidates = [
-            Candidate(names[n], "0:000001:000000", limits[n % len(limits)])
+            Candidate(names[n], FENCE, limits[n % len(limits)])
             for n in range(start, min(start + batch, jobs))
         ]
         answers = await admission.admit(candidates)
@@ -70,7 +71,7 @@ async def bytes_per_job(redis: Redis, admission: RedisAdmission) -> float:
     before = (await redis.info("memory"))["used_memory"]
     for start in range(0, MEMORY_JOBS, 200):
         part = names[start : start + 200]
-        answers = await admission.admit([Candidate(name, "0:000001:000000") for name in part])
+        answers = await admission.admit([Candidate(name, FENCE) for name in part])
         runs = [answer for answer in answers if isinstance(answer, Run)]
         await admission.settle([Mark(name, run.token, Done()) for name, run in zip(part, runs, strict=True)])
     after = (await redis.info("memory"))["used_memory"]

@@ -18,6 +18,7 @@ from ratelimit.admission import (
     Released,
     Run,
     Waiting,
+    fence,
     identity,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "Released",
     "Run",
     "Waiting",
+    "fence",
     "identity",
 ]

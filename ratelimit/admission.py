@@ -55,8 +55,9 @@ class Limit:
 class Candidate:
     """One delivery that asks to run.
 
-    `identity` names the job (see `identity()`). `fence` grows with every delivery that was chosen (retry,
-    snooze, replay) and is compared byte by byte. `cost` is taken from every one of the limits, or from none.
+    `identity()` makes the name of its job, `fence()` a fence: a text that grows with every delivery that was
+    chosen (retry, snooze, replay) and is compared byte by byte. `cost` is taken from every one
+    of the limits, or from none.
     """
 
     identity: str
@@ -154,6 +155,15 @@ def identity(organization_id: str, key: str) -> str:
     if ":" in organization_id or "%" in organization_id:
         organization_id = organization_id.replace("%", "%25").replace(":", "%3A")
     return f"{organization_id}:{key}"
+
+
+def fence(replay_id: str, attempt: int, snoozes: int) -> str:
+    """Return the fence of a delivery; `replay_id` is '' or the UUIDv7 of the operators' replay it belongs to.
+
+    Add "~" for the fence that only a later replay passes.
+    """
+    # "-" sorts before every digit, so that a delivery without a replay stays below one with any.
+    return f"{replay_id}-{attempt:06d}-{snoozes:06d}"
 
 
 def check_cost(limits: tuple[Limit, ...], cost: int) -> None:
