@@ -21,7 +21,9 @@ class Sentences(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="streams-jobs")
 def main() -> None:
     """Publish jobs, run workers, look at what happened, and rescue what failed."""

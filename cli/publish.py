@@ -28,11 +28,15 @@ _LINE_FIELDS = {
 @click.argument("queue")
 @click.argument("job_type", required=False)
 @click.option("--org", "organization", help="Organization that the job belongs to.")
-@click.option("--data", help="Payload as JSON, @FILE, or @- for standard input. Without it: NDJSON from standard input.")
+@click.option(
+    "--data", help="Payload as JSON, @FILE, or @- for standard input. Without it: NDJSON from there."
+)
 @click.option("--delay", help="Wait before the job may run, such as 30s or 2h.")
 @click.option("--run-at", help="Instant before which the job may not run, ISO 8601 with a time zone.")
 @click.option("--priority", type=int, default=5, show_default=True, help="1, the most urgent, to 10.")
-@click.option("--key", "idempotency_key", help="Idempotency key: jobs of an organization with one key run once.")
+@click.option(
+    "--key", "idempotency_key", help="Idempotency key: jobs of an organization with one key run once."
+)
 @click.option("--max-attempts", type=int, help="Override the job type's number of attempts.")
 def publish(
     queue: str,
@@ -59,10 +63,13 @@ def publish(
         }  # fmt: skip
         given = {name: value for name, value in stated.items() if value is not None}
         if data is not None:
-            lines: Iterator[tuple[str, dict[str, Any]]] = iter([("--data", {"payload": _json(data), **given})])
+            lines: Iterator[tuple[str, dict[str, Any]]] = iter(
+                [("--data", {"payload": _json(data), **given})]
+            )
         else:
             lines = (
-                (f"line {number}", {**given, **line}) for number, line in enumerate(_lines(sys.stdin), start=1)
+                (f"line {number}", {**given, **line})
+                for number, line in enumerate(_lines(sys.stdin), start=1)
             )
         _send(jobs, queue, lines)
 

@@ -37,7 +37,9 @@ class Since(click.ParamType):
         try:
             instant = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"expected an age such as 30m, 2h or 7d, or an ISO 8601 instant, got {value!r}", param, ctx)
+            self.fail(
+                f"expected an age such as 30m, 2h or 7d, or an ISO 8601 instant, got {value!r}", param, ctx
+            )
         return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
@@ -51,7 +53,9 @@ def dlt() -> None:
 @click.option("--org", "organization", help="One organization.")
 @click.option("--type", "job_type", help="One job type.")
 @click.option("--since", type=Since(), help="Not older than this: 2h, or 2026-01-31T12:00:00Z.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Show the latest so many.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Show the latest so many."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def list_(
     queue_name: str | None,
@@ -137,7 +141,9 @@ def replay(
     selection = Selection(organization, job_type, job_id, since)
     found = dead_letters.latest(dead_letters.letters(configuration, queue, codec, selection))
     chosen = asyncio.run(_unfinished(configuration, found))
-    left = f"; {len(found) - len(chosen)} completed since and are left alone" if len(found) > len(chosen) else ""
+    left = (
+        f"; {len(found) - len(chosen)} completed since and are left alone" if len(found) > len(chosen) else ""
+    )
     if dry_run or not chosen:
         for letter in chosen:
             click.echo(f"would replay {letter.job_id} {letter.job_type} of {letter.organization_id}")

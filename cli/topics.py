@@ -20,7 +20,9 @@ def ensure() -> None:
     for difference in found:
         click.echo(f"mended  {difference}")
     count = len(kafka_topics.expected(settings()))
-    click.echo(f"{count} topics are as they should be" + (f", {len(found)} differences mended" if found else ""))
+    click.echo(
+        f"{count} topics are as they should be" + (f", {len(found)} differences mended" if found else "")
+    )
 
 
 @topics.command()

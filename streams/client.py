@@ -83,7 +83,7 @@ class Jobs(_Client):
         confirm all of them within PUBLISH_TIMEOUT.
         """
         prepared = self._prepare(publications)
-        sending = self._producer.start(_records(prepared))
+        sending = self._producer.start(_records(prepared), each=True)
         deadline = time.monotonic() + self._timeout.total_seconds() + 1
         while sending.left and time.monotonic() < deadline:
             if not self._producer.poll():

@@ -24,7 +24,8 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 ATTEMPT_CAP = 1000
 """Highest attempt or override of the attempts that is believed, whatever a header or a producer says."""
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, str | bytes | None]]
+"""Headers as confluent-kafka's producer takes them; their values are bytes."""
 
 
 class Record(Protocol):

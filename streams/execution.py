@@ -43,17 +43,44 @@ class Execution:
         self._reports: Any = None
         self._listeners: dict[str, Callable[[float, str], None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._deadlines: dict[asyncio.Task[Any], float] = {}
+        self._overdue: set[asyncio.Task[Any]] = set()
 
     async def run(self, delivery: Delivery, job: Job[Any]) -> tuple[Outcome, Attempt]:
         """Call the handler once and return the outcome with what was measured."""
         handler = delivery.handler
         if handler.runs_in == "loop":
-            attempt = await _in_loop(handler, job)
+            attempt = await self._in_loop(handler, job)
         elif handler.runs_in == "thread":
             attempt = await self._in_thread(handler, job)
         else:
             attempt = await self._in_process(handler, job)
         return judge(delivery, attempt, random.random()), attempt
+
+    async def _in_loop(self, handler: Handler, job: Job[Any]) -> Attempt:
+        call = asyncio.current_task()
+        assert call is not None
+        self._deadlines[call] = time.monotonic() + handler.timeout.total_seconds()
+        try:
+            return _ended(job, await handler.function(job))
+        except asyncio.CancelledError:
+            if call not in self._overdue:
+                raise
+            call.uncancel()
+            return _timed_out(handler)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is an outcome
+            return Attempt(error=error, failure=Failure.of(error))
+        finally:
+            del self._deadlines[call]
+            self._overdue.discard(call)
+
+    def cancel_overdue(self) -> None:
+        """Cancel handlers in the loop that are past their timeout; a timer of its own for each would cost more."""
+        now = time.monotonic()
+        for call, deadline in self._deadlines.items():
+            if deadline <= now and call not in self._overdue:
+                self._overdue.add(call)
+                call.cancel()
 
     async def _in_thread(self, handler: Handler, job: Job[Any]) -> Attempt:
         """A thread cannot be killed: at the timeout it is told through `job.cancelled` and left to itself."""
@@ -61,7 +88,11 @@ class Execution:
         loop = asyncio.get_running_loop()
         report = job.report
         if report is not None:
-            job.report = lambda done, note: loop.call_soon_threadsafe(report, done, note) and None
+
+            def from_thread(done: float, note: str) -> None:
+                loop.call_soon_threadsafe(report, done, note)
+
+            job.report = from_thread
         running = loop.run_in_executor(self._threads, call_in_thread, handler, job)
         done, _ = await asyncio.wait({running}, timeout=handler.timeout.total_seconds())
         if done:
@@ -113,21 +144,9 @@ class Execution:
         """End the processes at once and abandon the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._processes is not None:
-            self._processes.stop()
+            self._processes.stop()  # type: ignore[no-untyped-call]
             self._processes.join(timeout=5)
             self._reports.put(None)
-
-
-async def _in_loop(handler: Handler, job: Job[Any]) -> Attempt:
-    limit = asyncio.timeout(handler.timeout.total_seconds())
-    try:
-        async with limit:
-            result = await handler.function(job)
-        return _ended(job, result)
-    except Exception as error:  # noqa: BLE001 - whatever a handler raises is an outcome
-        if limit.expired():
-            return _timed_out(handler)
-        return Attempt(error=error, failure=Failure.of(error))
 
 
 def call_in_thread(handler: Handler, job: Job[Any]) -> Attempt:

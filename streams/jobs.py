@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -168,9 +168,9 @@ def handles(
 def _payload_of(job_type: str, function: Callable[..., Any]) -> type[Payload]:
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     annotation = parameters[0].annotation if len(parameters) == 1 else None
-    arguments = getattr(annotation, "__args__", ())
-    if getattr(annotation, "__origin__", None) is not Job or not issubclass(arguments[0], Payload):
+    (payload,) = get_args(annotation) or (None,)
+    if get_origin(annotation) is not Job or not (isinstance(payload, type) and issubclass(payload, Payload)):
         raise ConfigError(
             f"the handler of {job_type} must take one argument annotated Job[<a Payload>], got {annotation!r}"
         )
-    return arguments[0]  # type: ignore[no-any-return]
+    return payload

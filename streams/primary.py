@@ -1,4 +1,7 @@
-"""The primary worker: critical, reports, emails, webhooks and integrations. Run it with `faust -A streams.primary worker`."""
+"""The primary worker: critical, reports, emails, webhooks and integrations.
+
+Run it with `faust -A streams.primary worker`.
+"""
 
 from streams.app import worker_app
 

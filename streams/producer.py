@@ -24,32 +24,37 @@ class Message(NamedTuple):
     headers: Headers | None = None
 
 
-class Sending:
-    """The delivery reports of one batch, in the order of its messages."""
+Report = Callable[[KafkaError | None, KafkaMessage | None], None]
 
-    __slots__ = ("_states", "left")
+
+class Sending:
+    """The delivery reports of one batch."""
+
+    __slots__ = ("_states", "errors", "left")
 
     def __init__(self, size: int) -> None:
         self.left = size
-        self._states: list[KafkaError | bool] = [False] * size
+        self.errors: list[KafkaError] = []
+        self._states: dict[int, KafkaError | bool] = {}
 
-    def reporter(self, index: int) -> Callable[[KafkaError | None, KafkaMessage | None], None]:
-        """Return the callback that takes the report of one message."""
+    def report(self, error: KafkaError | None, message: KafkaMessage | None) -> None:
+        """Take the report of a message."""
+        self.left -= 1
+        if error is not None:
+            self.errors.append(error)
+
+    def reporter(self, index: int) -> Report:
+        """Return a callback that takes a report and remembers whose it is."""
 
         def report(error: KafkaError | None, message: KafkaMessage | None) -> None:
-            self.left -= 1
+            self.report(error, message)
             self._states[index] = True if error is None else error
 
         return report
 
     def state(self, index: int) -> KafkaError | bool:
         """Return True when a message is on every in-sync replica, its error, or False with no report yet."""
-        return self._states[index]
-
-    @property
-    def errors(self) -> dict[int, KafkaError]:
-        """Return the errors by index."""
-        return {index: state for index, state in enumerate(self._states) if not isinstance(state, bool)}
+        return self._states.get(index, False)
 
 
 class Producer:
@@ -77,12 +82,14 @@ class Producer:
             }
         )
 
-    def start(self, messages: Sequence[Message]) -> Sending:
-        """Hand messages to librdkafka without waiting; a full queue is emptied first."""
+    def start(self, messages: Sequence[Message], *, each: bool = False) -> Sending:
+        """Hand messages to librdkafka without waiting; `each` keeps the state of every message apart."""
         sending = Sending(len(messages))
         produce = self._producer.produce
+        report: Report = sending.report
         for index, (topic, key, value, headers) in enumerate(messages):
-            report = sending.reporter(index)
+            if each:
+                report = sending.reporter(index)
             while True:
                 try:
                     produce(topic, value, key, headers=headers, on_delivery=report)
@@ -94,8 +101,8 @@ class Producer:
                     break
         return sending
 
-    async def send(self, messages: Sequence[Message]) -> dict[int, KafkaError]:
-        """Write messages and wait for them; returns the errors by index, empty when all are there."""
+    async def send(self, messages: Sequence[Message]) -> list[KafkaError]:
+        """Write messages and wait for them; returns the errors, none when all are there."""
         sending = self.start(messages)
         while sending.left:
             if not self.poll():
@@ -104,7 +111,7 @@ class Producer:
 
     def send_blocking(self, messages: Sequence[Message], timeout: timedelta) -> Sending:
         """Write messages and wait for them, at most `timeout`."""
-        sending = self.start(messages)
+        sending = self.start(messages, each=True)
         deadline = time.monotonic() + timeout.total_seconds()
         while sending.left and time.monotonic() < deadline:
             self._producer.poll(0.05)

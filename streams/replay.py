@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka import Message as KafkaMessage
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from uuid6 import uuid7
 
 from ratelimit import Admission, AdmissionUnavailable, identity
 from schemas.codec import Codec, CodecError
+from streams.consuming import Consumed, End, consumed
 from streams.delivery import Headers, header_text
 from streams.errors import ConfigError, NotAccepted
 from streams.lifecycle import Lifecycle
@@ -20,7 +20,16 @@ from streams.queues import Queue
 from streams.settings import Settings
 
 CARRIED = frozenset(
-    {"attempt", "snoozes", "not-before", "reason", "error-kind", "error-message", "failed-at", "unknown-schema-since"}
+    {
+        "attempt",
+        "snoozes",
+        "not-before",
+        "reason",
+        "error-kind",
+        "error-message",
+        "failed-at",
+        "unknown-schema-since",
+    }
 )
 """Headers that tell of the deliveries so far; a replay begins anew without them."""
 
@@ -85,25 +94,16 @@ def letters(settings: Settings, queue: Queue, codec: Codec, selection: Selection
             yield letter
 
 
-def _letter(queue: Queue, record: KafkaMessage, codec: Codec) -> Letter:
-    headers = {name: value for name, value in record.headers() or [] if isinstance(value, bytes)}
-    value, key = record.value(), record.key()
+def _letter(queue: Queue, record: Consumed, codec: Codec) -> Letter:
     try:
-        job: dict[str, Any] | None = codec.decode(bytes(value or b""))
+        job: dict[str, Any] | None = codec.decode(record.value or b"")
     except CodecError:
         job = None
-    return Letter(
-        queue,
-        f"{record.topic()}/{record.partition()}/{record.offset()}",
-        bytes(key) if key is not None else None,
-        bytes(value) if value is not None else None,
-        headers,
-        job,
-        datetime.fromtimestamp(record.timestamp()[1] / 1000, UTC),
-    )
+    failed_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    return Letter(queue, record.place, record.key, record.value, record.headers, job, failed_at)
 
 
-def _records(settings: Settings, topic: str, since: datetime | None) -> Iterator[KafkaMessage]:
+def _records(settings: Settings, topic: str, since: datetime | None) -> Iterator[Consumed]:
     """Yield what a topic holds now; joins no group and commits nothing."""
     seconds = settings.kafka_start_timeout.total_seconds()
     consumer = Consumer(
@@ -121,15 +121,12 @@ def _records(settings: Settings, topic: str, since: datetime | None) -> Iterator
         consumer.assign(start)
         deadline = time.monotonic() + seconds
         while open_partitions:
-            for record in consumer.consume(500, 0.5):
+            for record in consumed(consumer.consume(500, 0.5)):
                 deadline = time.monotonic() + seconds
-                error = record.error()
-                if error is None:
-                    yield record
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    open_partitions.discard(record.partition() or 0)
+                if isinstance(record, End):
+                    open_partitions.discard(record.partition)
                 else:
-                    raise KafkaException(error)
+                    yield record
             if time.monotonic() > deadline:
                 raise ConfigError(f"{topic} could not be read to its end: no answer within {seconds:g} s")
     except KafkaException as error:

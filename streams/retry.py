@@ -4,12 +4,13 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka import Message as KafkaMessage
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from streams.consuming import Consumed, End, consumed
 from streams.producer import Message, Producer
 from streams.queues import QUEUES, RETRY_DELAYS, retry_topic
 from streams.settings import Settings
@@ -96,9 +97,7 @@ class RetryForwarder:
             consumer.subscribe(list(RETRY_DELAYS), on_assign=self._forget, on_revoke=self._forget)
             while not self._stopping.is_set():
                 self._resume(consumer, datetime.now(UTC))
-                records = consumer.consume(BATCH, POLL.total_seconds())
-                if records:
-                    self._forward(consumer, records)
+                self._forward(consumer, consumed(consumer.consume(BATCH, POLL.total_seconds())))
         finally:
             consumer.close()
 
@@ -111,44 +110,34 @@ class RetryForwarder:
             del self._paused[topic, number]
             consumer.resume([TopicPartition(topic, number)])
 
-    def _forward(self, consumer: Consumer, records: list[KafkaMessage]) -> None:
+    def _forward(self, consumer: Consumer, records: Iterable[Consumed | End]) -> None:
         now = datetime.now(UTC)
         forwarded: list[Message] = []
-        commit: dict[tuple[str, int], int] = {}
+        commit: dict[tuple[str, int], TopicPartition] = {}
         for record in records:
-            error = record.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    continue
-                raise KafkaException(error)
-            place = (record.topic(), record.partition())
-            if place in self._paused:
+            if isinstance(record, End) or (record.topic, record.partition) in self._paused:
                 continue
-            headers = dict(record.headers() or [])
-            until = due_at(record.topic(), record.timestamp()[1], headers)
+            until = due_at(record.topic, record.timestamp_ms, record.headers)
             if until > now:
-                self._paused[place] = until
-                waiting = TopicPartition(*place, record.offset())
-                consumer.pause([waiting])
-                consumer.seek(waiting)
+                self._paused[record.topic, record.partition] = until
+                consumer.pause([record.at()])
+                consumer.seek(record.at())
                 continue
-            topic = next_topic(headers, now)
+            topic = next_topic(record.headers, now)
             if topic is None:
-                log.error("%s/%s/%s names no queue and stays behind", *place, record.offset())
+                log.error("%s names no queue and stays behind", record.place)
             else:
-                forwarded.append(Message(topic, record.key(), record.value(), list(headers.items())))
-            commit[place] = record.offset() + 1
+                forwarded.append(Message(topic, record.key, record.value, list(record.headers.items())))
+            commit[record.topic, record.partition] = record.at(1)
         if not commit:
             return
         self._write(forwarded)
-        consumer.commit(
-            offsets=[TopicPartition(*place, offset) for place, offset in commit.items()], asynchronous=False
-        )
+        consumer.commit(offsets=list(commit.values()), asynchronous=False)
 
     def _write(self, messages: list[Message]) -> None:
         sending = self._producer.start(messages)
         while sending.left:
             if not self._producer.poll():
                 time.sleep(0.002)
-        for error in sending.errors.values():
+        for error in sending.errors:
             raise KafkaException(error)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import Any, assert_never
 
 from ratelimit import Admission, AdmissionUnavailable, Done, Mark, Released, Waiting
 from streams.delivery import (
@@ -101,10 +101,14 @@ class Settlement:
     ) -> tuple[list[Message], Done | Waiting]:
         """Return what is written for an outcome and how the ledger remembers it; the only place that routes."""
         tell = self._lifecycle.of
-        facts = {"started_at": started_at, "attempt": attempt, "memory_bytes": self.memory_bytes}
+        facts: dict[str, Any] = {
+            "started_at": started_at,
+            "attempt": attempt,
+            "memory_bytes": self.memory_bytes,
+        }
         match outcome:
             case Completed(output, wanted):
-                event = tell("completed", delivery, at, output=output, with_input=True, **facts)  # type: ignore[arg-type]
+                event = tell("completed", delivery, at, output=output, with_input=True, **facts)
                 return [*self._follow_ups.of(delivery, wanted, at), event], Done()
             case Retry(delay, failure):
                 due = at + delay
@@ -113,14 +117,14 @@ class Settlement:
                 )
                 event = tell(
                     "retried", delivery, at, not_before=due, failure=failure, with_input=True, **facts
-                )  # type: ignore[arg-type]
+                )
                 return [carried, event], Waiting(
                     fence(delivery.replay_id, delivery.attempt + 1, delivery.snoozes)
                 )
             case Snoozed(delay, reason):
                 due = at + delay
                 carried = _carry(delivery, delay, due, delivery.attempt, delivery.snoozes + 1, reason=reason)
-                event = tell("snoozed", delivery, at, not_before=due, reason=reason, **facts)  # type: ignore[arg-type]
+                event = tell("snoozed", delivery, at, not_before=due, reason=reason, **facts)
                 return [carried, event], Waiting(
                     fence(delivery.replay_id, delivery.attempt, delivery.snoozes + 1)
                 )
@@ -133,10 +137,10 @@ class Settlement:
                     extra=_failure_headers(failure, at),
                 )
                 letter = Message(delivery.queue.dead_letter_topic, delivery.key, delivery.value, headers)
-                event = tell("dead", delivery, at, reason=reason, failure=failure, with_input=True, **facts)  # type: ignore[arg-type]
+                event = tell("dead", delivery, at, reason=reason, failure=failure, with_input=True, **facts)
                 return [letter, event], Waiting(delivery.fence() + "~")
             case Cancelled(by):
-                event = tell("cancelled", delivery, at, reason=by, **facts)  # type: ignore[arg-type]
+                event = tell("cancelled", delivery, at, reason=by, **facts)
                 return [event], Waiting(delivery.fence() + "~")
             case _:
                 assert_never(outcome)
@@ -226,8 +230,8 @@ class Settlement:
         messages = [message for ended in batch for message in ended.messages] + notes
         if messages:
             errors = await self._producer.send(messages)
-            for index, error in errors.items():
-                raise BrokerRefused(f"{messages[index].topic} did not take a record: {error.str()}")
+            if errors:
+                raise BrokerRefused(f"{len(errors)} of {len(messages)} records: {errors[0].str()}")
         await self._mark([ended for ended in batch if ended.mark is not None])
         for ended in batch:
             ended.offsets.settle(ended.offset)

@@ -94,7 +94,8 @@ class Window:
     def drop(self, gone: Iterable[object]) -> list[Delivery]:
         """Take out and return every delivery whose PartitionOffsets is among those given."""
         parted = set(map(id, gone))
-        kept, dropped = [], []
+        kept: list[Delivery] = []
+        dropped: list[Delivery] = []
         for lane in self._lanes.values():
             for delivery in lane:
                 (dropped if id(delivery.offsets) in parted else kept).append(delivery)

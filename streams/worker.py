@@ -198,6 +198,7 @@ class Worker:
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(FLUSH.total_seconds())
+            self._execution.cancel_overdue()
             for pipeline in self.pipelines.values():
                 pipeline.tell()
 
