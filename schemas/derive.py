@@ -88,7 +88,9 @@ def job_schema(queue: str, payloads: Mapping[str, type[BaseModel]]) -> Schema:
     union = []
     for job_type, model in sorted(payloads.items()):
         union.append(derivation.type_of(model, f"payload of {job_type}", model.__name__, ()))
-        derivation.named[model.__name__]["jobType"] = job_type
+        definition = derivation.named[model.__name__]
+        definition["jobType"] = job_type
+        definition["fields"] = definition.pop("fields")  # last, where a reader of the file looks for them
     schema = {
         "type": "record",
         "name": "".join(part.capitalize() for part in queue.split("-")) + "Job",
