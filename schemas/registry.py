@@ -32,11 +32,21 @@ class Registry:
         )
 
     def register(self, subject: str, schema: Schema) -> int:
-        """Return the id of the schema under the subject, registering it when the registry has it not yet."""
+        """Return the id of the schema under the subject, registering it when the registry has it not yet.
+
+        Needs no permission to write when somebody registered it before.
+        """
         from confluent_kafka.schema_registry import Schema as RegistrySchema
 
+        wanted = RegistrySchema(render(schema), "AVRO")
         try:
-            return self._client.register_schema(subject, RegistrySchema(render(schema), "AVRO"))
+            try:
+                known = self._client.lookup_schema(subject, wanted).schema_id
+            except self._refused as error:
+                if error.http_status_code != 404:
+                    raise
+                known = None
+            return self._client.register_schema(subject, wanted) if known is None else known
         except self._refused as error:
             raise RegistryError(f"the registry refuses the schema of {subject}: {error}") from error
         except self._unreachable as error:

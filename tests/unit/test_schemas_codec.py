@@ -5,7 +5,6 @@ import json
 import struct
 import time
 import tracemalloc
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any
@@ -416,7 +415,7 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf() -> Iterator[Shelf]:
+def shelf() -> Shelf:
     return Shelf()
 
 

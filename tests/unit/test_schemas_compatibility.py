@@ -118,7 +118,7 @@ STRICTER = {
 
 def apache_allows(reader: Schema, writer: Schema) -> bool:
     new, old = (avro.schema.parse(json.dumps(each)) for each in (reader, writer))
-    verdict = ReaderWriterCompatibilityChecker().get_compatibility(new, old).compatibility
+    verdict = ReaderWriterCompatibilityChecker().get_compatibility(new, old).compatibility  # type: ignore[no-untyped-call]
     return verdict is SchemaCompatibilityType.compatible
 
 
