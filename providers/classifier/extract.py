@@ -35,7 +35,7 @@ NUMBER = re.compile(
 TOTALS = [
     # The most telling label first: "Total" alone may head a column or sum up one tax.
     re.compile(
-        rf"\b{label}\b[^\d\n]{{0,25}}?({CURRENCY})?\s*({AMOUNT})\s*({CURRENCY})?(?![\d%])", re.IGNORECASE
+        rf"\b{label}\b[^\d\n]{{0,25}}?({CURRENCY})?\s*((?>{AMOUNT}))(?!\s*%)\s*({CURRENCY})?", re.IGNORECASE
     )
     for label in (
         r"(?:grand total|total due|amount due|balance due|total amount|total payable)",

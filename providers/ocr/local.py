@@ -1,8 +1,8 @@
 """Read documents with this machine's processor: PDFium for PDFs, RapidOCR (PP-OCRv6) for pictures of text.
 
 The models are inside RapidOCR's wheel, so nothing is fetched. They know Latin scripts, Chinese and Japanese
-without being told which; `language` changes nothing here. Needs about 400 MiB once a picture was read. PDFium is
-not thread-safe: one document at a time in a process.
+without being told which; `language` changes nothing here. A process needs up to 550 MiB while it reads a picture.
+PDFium is not thread-safe: one document at a time in a process.
 """
 
 import io
@@ -161,7 +161,6 @@ def _engine() -> Any:
             "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             "Det.limit_type": "max",
             "Det.limit_side_len": DETECTION_SIDE_PX,
-            "Det.unclip_ratio": 1.8,
             # Lines in one batch are padded to the longest: one at a time is faster on one thread, and smaller.
             "Rec.rec_batch_num": 1,
         }

@@ -1,6 +1,8 @@
 """One module per queue: its payloads, and the handlers that carry its jobs out."""
 
 import importlib
+import os
+import sys
 from collections.abc import Sequence
 
 from streams.errors import ConfigError
@@ -17,6 +19,9 @@ def load(extra: Sequence[str] = ()) -> None:
     """
     for module in MODULES:
         importlib.import_module(module)
+    if extra and "" not in sys.path and os.getcwd() not in sys.path:
+        # A console script's path starts at its own folder, not where it was called.
+        sys.path.insert(0, os.getcwd())
     for module in extra:
         try:
             importlib.import_module(module)
