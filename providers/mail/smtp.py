@@ -98,8 +98,8 @@ class SmtpMail:
 
 
 def _error(code: int, message: str) -> Unavailable | Refused:
-    # RFC 5321 §4.2.1: 4yz is transient; anything else that is no success is permanent.
-    kind = Unavailable if 400 <= code < 500 else Refused
+    # RFC 5321 §4.2.1: 5yz is permanent. What is neither 4yz nor 5yz is a server that lost its way.
+    kind = Refused if 500 <= code < 600 else Unavailable
     return kind(f"the mail server answered {code}: {' '.join(message.split())[:200]}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from providers.artifacts import artifacts
+from providers.mail import is_address
 from providers.quickbooks import notifications
 from providers.records import RecordStore
 from providers.stripe import events
@@ -86,7 +87,7 @@ def receive_stripe_event(job: Job[ReceiveStripeEvent]) -> EventReceived:
     event = events.verify(job.organization_id, request.body, request.signature, request.received_at)
     RecordStore(artifacts(), job.organization_id, "stripe").put("events", event.record)
     template = _INVOICE_MAILS.get(event.type)
-    if template and event.object.get("customer_email"):
+    if template and is_address(str(event.object.get("customer_email"))):
         job.follow_up(_invoice_mail(template, event.object))
     return EventReceived(event_id=event.id, event_type=event.type, follow_ups=len(job.follow_ups))
 
@@ -101,7 +102,7 @@ def _invoice_mail(template: str, invoice: dict[str, Any]) -> SendEmail:
         to=[str(invoice["customer_email"])],
         variables={
             "name": str(invoice.get("customer_name") or invoice["customer_email"]),
-            "invoice": str(invoice.get("number") or invoice["id"]),
+            "invoice": str(invoice.get("number") or invoice.get("id")),
             "amount": events.money(amount, invoice.get("currency")),
         },
     )
