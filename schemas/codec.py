@@ -92,7 +92,6 @@ class _Writer(NamedTuple):
 
     schema: Schema
     reader: Schema | None
-    header_size: int
     only_payload: str | None
     refusal: str | None
 
@@ -231,7 +230,7 @@ class Codec:
             if writer["name"] != self._parsed["name"]:
                 refusal = f"written as a {writer['name']}, expected a {self._parsed['name']}"
         reader = None if writer == self._parsed else self._parsed
-        self._writers[header] = _Writer(writer, reader, len(header), _only_payload(writer), refusal)
+        self._writers[header] = _Writer(writer, reader, _only_payload(writer), refusal)
 
     def _unknown(self, header: bytes) -> CodecError:
         is_single = header[:2] == SINGLE_OBJECT and len(header) == _SINGLE_OBJECT_HEADER

@@ -60,7 +60,7 @@ _JOB_FIELDS = (
     _common(
         "orderingKey",
         ["null", "string"],
-        "Jobs of one organization with the same key run one after the other",
+        "Kept for running the jobs of one key in order; not acted on yet",
         default=None,
     ),
     _common("maxAttempts", ["null", "int"], "Instead of what the job type allows", default=None),

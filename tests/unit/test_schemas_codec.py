@@ -1,119 +1,22 @@
 """Records to bytes and back: framing, every way bytes can be wrong, and schemas that turn up later."""
 
-import copy
 import json
 import struct
-import time
-import tracemalloc
-from datetime import UTC, datetime, timedelta
-from io import BytesIO
+from datetime import datetime, timedelta
 from typing import Any
 
 import avro.schema
 import pytest
-from fastavro import parse_schema, schemaless_writer
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
-from schemas import MAX_BYTES, Codec, DoesNotFit, NotAvro, PayloadMismatch, Schema, UnknownSchema
-from schemas.canonical import UnsafeSchema, fingerprint, parsed
-
-
-def field(name: str, kind: Any, **more: Any) -> Schema:
-    return {"name": name, "type": kind, **more}
-
-
-ADDRESS = {"type": "record", "name": "Address", "fields": [field("name", "string"), field("mail", "string")]}
-SEND = {
-    "type": "record",
-    "name": "Send",
-    "jobType": "mail.send",
-    "fields": [
-        field("to", {"type": "array", "items": ADDRESS}),
-        field("variables", {"type": "map", "values": "string"}, default={}),
-        field("replyTo", ["null", "Address"], default=None),
-        field("urgency", {"type": "enum", "name": "Urgency", "symbols": ["low", "high"]}, default="low"),
-        field("raw", "bytes", default=""),
-        field("sendAt", ["null", {"type": "long", "logicalType": "timestamp-micros"}], default=None),
-        field("day", ["null", {"type": "int", "logicalType": "date"}], default=None),
-        field("weight", "double", default=1.0),
-        field("size", "long", default=0),
-        field("test", "boolean", default=False),
-    ],
-}
-COUNT = {"type": "record", "name": "Count", "jobType": "mail.count", "fields": [field("since", "long")]}
-PING = {"type": "record", "name": "Ping", "jobType": "mail.ping", "fields": []}
-SCHEMA: Schema = {
-    "type": "record",
-    "name": "MailJob",
-    "namespace": "streams.jobs.mail",
-    "fields": [
-        field("jobId", "string"),
-        field("jobType", "string"),
-        field("createdAt", {"type": "long", "logicalType": "timestamp-micros"}),
-        field("priority", "int", default=5),
-        field("idempotencyKey", ["null", "string"], default=None),
-        field("payload", [COUNT, PING, SEND]),
-    ],
-}
-NOW = datetime(2026, 5, 17, 12, 30, 1, 123456, tzinfo=UTC)
-
-
-def job(job_type: str = "mail.count", payload: Any = None, **more: Any) -> dict[str, Any]:
-    return {
-        "jobId": "job-1",
-        "jobType": job_type,
-        "createdAt": NOW,
-        "priority": 5,
-        "idempotencyKey": None,
-        "payload": {"since": 7} if payload is None else payload,
-        **more,
-    }
-
-
-def changed(change: Any) -> Schema:
-    schema = copy.deepcopy(SCHEMA)
-    change(schema)
-    return schema
-
-
-def raw(schema: Schema, record: dict[str, Any]) -> bytes:
-    """Return what another producer would send, written without the codec."""
-    buffer = BytesIO()
-    buffer.write(b"\xc3\x01" + fingerprint(schema))
-    schemaless_writer(buffer, parse_schema(json.loads(json.dumps(schema))), record)
-    return buffer.getvalue()
+from schemas import Codec, DoesNotFit, NotAvro, PayloadMismatch, Schema, UnknownSchema
+from schemas.canonical import fingerprint
+from tests.schemas_topic import COUNT, SCHEMA, SEND, changed, field, job, jobs, raw, varint
 
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
     return Codec(SCHEMA)
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-addresses = st.fixed_dictionaries({"name": texts, "mail": texts})
-instants = st.datetimes(timezones=st.just(UTC))
-sends = st.fixed_dictionaries(
-    {
-        "to": st.lists(addresses, max_size=3),
-        "variables": st.dictionaries(texts, texts, max_size=3),
-        "replyTo": st.none() | addresses,
-        "urgency": st.sampled_from(["low", "high"]),
-        "raw": st.binary(max_size=20),
-        "sendAt": st.none() | instants,
-        "day": st.none() | st.dates(),
-        "weight": st.floats(allow_nan=False),
-        "size": st.integers(-(2**63), 2**63 - 1),
-        "test": st.booleans(),
-    }
-)
-jobs = st.one_of(
-    st.builds(
-        job, st.just("mail.send"), sends, createdAt=instants, priority=st.integers(-(2**31), 2**31 - 1)
-    ),
-    st.builds(job, st.just("mail.count"), st.fixed_dictionaries({"since": st.integers(0, 2**40)})),
-    st.builds(job, st.just("mail.ping"), st.just({}), idempotencyKey=st.none() | texts),
-)
 
 
 class TestRoundTrip:
@@ -240,105 +143,6 @@ class TestEncode:
         record = job()
         codec.encode(record)
         assert record == job()
-
-
-def garbage(codec: Codec) -> dict[str, bytes]:
-    good = codec.encode(job())
-    return {
-        "nothing": b"",
-        "one byte": b"\xc3",
-        "marker only": b"\xc3\x01",
-        "marker and half a fingerprint": good[:7],
-        "header only": good[:10],
-        "half an id": b"\x00\x00\x00",
-        "text": b"hello, is this the queue?",
-        "json": b'{"jobId": "1"}',
-        "other single-object version": b"\xc3\x02" + good[2:],
-        "cut short": good[:-1],
-        "trailing bytes": good + b"\x00",
-        "bad utf-8": good[:10] + b"\x04\xff\xfe" + good[12:],
-        "no such branch": good[:-2] + b"\x63\x00",
-        "negative length": good[:10] + b"\x01" + good[10:],
-        "endless varint": good[:10] + b"\xff" * 64,
-    }
-
-
-class TestGarbage:
-    @pytest.mark.parametrize("what", list(garbage(Codec(SCHEMA))))
-    def test_is_not_avro(self, codec: Codec, what: str) -> None:
-        with pytest.raises(NotAvro):
-            codec.decode(garbage(codec)[what])
-
-    def test_too_large_is_refused_unread(self, codec: Codec) -> None:
-        with pytest.raises(NotAvro, match="more than"):
-            codec.decode(codec.header + b"\x00" * MAX_BYTES)
-
-    @pytest.mark.parametrize("claim", [2**20, 2**31 - 1, 2**40, 2**62])
-    @pytest.mark.parametrize("what", ["string", "array", "map", "bytes"])
-    def test_huge_lengths_allocate_nothing(self, codec: Codec, what: str, claim: int) -> None:
-        length = _varint(claim)
-        head = (
-            _varint(5) + b"job-1" + _varint(9) + b"mail.send" + _varint(0) + _varint(5) + b"\x00" + _varint(2)
-        )
-        body = {
-            "string": length,
-            "array": head + length,
-            "map": head + b"\x00" + length,
-            "bytes": head + b"\x00\x00\x00\x00" + length,
-        }[what]
-        tracemalloc.start()
-        started = time.perf_counter()
-        with pytest.raises(NotAvro):
-            codec.decode(codec.header + body)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 1_000_000
-        assert time.perf_counter() - started < 1
-
-    @settings(max_examples=1000)
-    @given(st.binary(max_size=300))
-    @example(b"\xc3\x01" + b"\x00" * 8)
-    @example(b"\x00" * 5)
-    def test_any_bytes(self, data: bytes) -> None:
-        with pytest.raises((NotAvro, UnknownSchema)):
-            Codec(SCHEMA).decode(data)
-
-    @settings(max_examples=1000)
-    @given(st.binary(max_size=200))
-    def test_any_body(self, codec: Codec, body: bytes) -> None:
-        _decodes_or_refuses(codec, codec.header + body)
-
-    @settings(max_examples=1000)
-    @given(jobs, st.data())
-    def test_any_damage(self, codec: Codec, record: dict[str, Any], data: st.DataObject) -> None:
-        value = bytearray(codec.encode(record))
-        for _ in range(data.draw(st.integers(1, 4))):
-            at = data.draw(st.integers(10, len(value) - 1))
-            value[at] = data.draw(st.integers(0, 255))
-        _decodes_or_refuses(codec, bytes(value))
-
-    @settings(max_examples=500)
-    @given(st.binary(max_size=200))
-    def test_any_body_of_an_older_writer(self, body: bytes) -> None:
-        older = changed(lambda schema: schema["fields"].pop(3))
-        codec = Codec(SCHEMA, [older])
-        _decodes_or_refuses(codec, b"\xc3\x01" + fingerprint(older) + body)
-
-
-def _varint(number: int) -> bytes:
-    zigzag, out = number << 1, bytearray()
-    while zigzag > 0x7F:
-        out.append(zigzag & 0x7F | 0x80)
-        zigzag >>= 7
-    return bytes([*out, zigzag])
-
-
-def _decodes_or_refuses(codec: Codec, data: bytes) -> None:
-    try:
-        record = codec.decode(data)
-    except (NotAvro, UnknownSchema):
-        return
-    assert record["jobType"] in codec.job_types
 
 
 class TestPayloadMismatch:
@@ -493,51 +297,4 @@ class TestRefresh:
             codec.decode(header)
         codec.refresh()
         with pytest.raises(NotAvro, match="no bytes"):
-            codec.decode(header + _varint(2**40) * 20)
-
-
-RECURSIVE = {"type": "record", "name": "Node", "fields": [field("next", ["null", "Node"])]}
-EMPTY = {"type": "record", "name": "Empty", "fields": [field("nested", {**PING, "name": "Deep"})]}
-UNSAFE = {
-    "recursive": RECURSIVE,
-    "recursive through an array": {
-        "type": "record",
-        "name": "Tree",
-        "fields": [field("children", {"type": "array", "items": "Tree"})],
-    },
-    "array of nulls": {
-        "type": "record",
-        "name": "R",
-        "fields": [field("a", {"type": "array", "items": "null"})],
-    },
-    "array of empty records": {
-        "type": "record",
-        "name": "R",
-        "fields": [field("a", {"type": "array", "items": EMPTY})],
-    },
-    "array of fixed without bytes": {
-        "type": "record",
-        "name": "R",
-        "fields": [field("a", {"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}})],
-    },
-    "deep inside": {
-        "type": "record",
-        "name": "R",
-        "fields": [
-            field("before", "long"),
-            field("m", {"type": "map", "values": ["null", {"type": "array", "items": PING}]}),
-        ],
-    },
-}
-
-
-@pytest.mark.parametrize("schema", UNSAFE.values(), ids=UNSAFE.keys())
-def test_unsafe_schemas_are_refused(schema: Schema) -> None:
-    with pytest.raises(UnsafeSchema):
-        parsed(schema)
-
-
-def test_array_items_with_bytes_are_fine() -> None:
-    parsed(
-        {"type": "record", "name": "R", "fields": [field("a", {"type": "array", "items": ["null", "long"]})]}
-    )
+            codec.decode(header + varint(2**40) * 20)
