@@ -1,6 +1,7 @@
 """The Faust app of a worker: what every one of the four is made of."""
 
 import logging
+import os
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -49,8 +50,10 @@ class App(faust.App):
         try:
             await self._begin()
         except StreamsError as error:
-            print(f"{self.conf.id}: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(1) from error
+            # Faust has made sys.stderr a log by now.
+            print(f"{self.conf.id}: {error}", file=sys.__stderr__, flush=True)
+            # Nothing was taken yet. Faust would unwind services that never started, with a traceback for each.
+            os._exit(1)
         await super().on_start()
 
     async def _begin(self) -> None:
@@ -121,8 +124,8 @@ def _configuration(worker_type: WorkerType, settings: Settings) -> dict[str, Any
         "broker_max_poll_records": 500,
         # A handler may run for as long as its timeout says; being alive is told by heartbeats.
         "broker_max_poll_interval": 86_400.0,
-        "broker_session_timeout": 20.0,
-        "broker_heartbeat_interval": 3.0,
+        "broker_session_timeout": settings.kafka_session_timeout.total_seconds(),
+        "broker_heartbeat_interval": settings.kafka_session_timeout.total_seconds() / 6,
         "broker_request_timeout": 40.0,
         "consumer_auto_offset_reset": "earliest",
         "stream_wait_empty": True,

@@ -61,7 +61,7 @@ class RetryForwarder:
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "enable.partition.eof": False,
-            "session.timeout.ms": 20_000,
+            "session.timeout.ms": int(settings.kafka_session_timeout.total_seconds() * 1000),
             # Records are few and small: the default would keep 64 MiB of them in memory.
             "queued.max.messages.kbytes": 4096,
             "queued.min.messages": 1000,

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     jobs_retention: Duration = timedelta(days=14)
     dead_letter_retention: Duration = timedelta(days=90)
     lifecycle_retention: Duration = timedelta(days=30)
+    kafka_session_timeout: Duration = timedelta(seconds=20)
     publish_timeout: Duration = timedelta(seconds=10)
     schema_registry_url: str | None = None
     schema_history: Path | None = None

@@ -15,6 +15,8 @@ from sqlalchemy import create_engine, make_url, text
 
 import devstack
 from devstack import containers
+from tests.processes import Pipeline
+from tests.processes import pipeline as started
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +91,10 @@ def _no_unexpected_error(caplog: pytest.LogCaptureFixture, expected_errors: Expe
     ]
     if unexpected:
         pytest.fail("logged without being expected:\n" + "\n".join(unexpected), pytrace=False)
+
+
+@pytest.fixture
+def pipeline(stack: devstack.Stack, redis_url: str, tmp_path: Path) -> Iterator[Pipeline]:
+    """Give a test a pipeline of its own on the stack: new topics, no keys, no traces."""
+    with started(stack, redis_url, tmp_path) as running:
+        yield running
