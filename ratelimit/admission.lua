@@ -115,9 +115,9 @@ for i = 1, count do
     local kind = value:sub(1, 1)
     local holder, ends, lost, floor
     if kind == 'l' then
-      holder, ends, lost, floor = value:match('^l(%S+) (%d+) (%d+) (.*)$')
+      holder, ends, lost, floor = value:match('^l(%S*) (%d+) (%d+) (.*)$')
     elseif kind == 'w' then
-      lost, floor = value:match('^w%S+ (%d+) (.*)$')
+      lost, floor = value:match('^w%S* (%d+) (.*)$')
     end
     crashes = tonumber(lost or 0)
     if kind == 'd' or (floor ~= fence and less(fence, floor)) then

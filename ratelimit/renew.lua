@@ -24,7 +24,7 @@ for i, key in ipairs(KEYS) do
   local value = written[key] or stored[i]
   local holder, crashes, fence = token, '0', ''
   if value then
-    holder, crashes, fence = value:match('^l(%S+) %d+ (%d+) (.*)$')
+    holder, crashes, fence = value:match('^l(%S*) %d+ (%d+) (.*)$')
   end
   if holder == token then
     written[key] = 'l' .. token .. ' ' .. lease_ends .. ' ' .. crashes .. ' ' .. fence

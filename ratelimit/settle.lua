@@ -32,7 +32,7 @@ local function settled(value, token, mark)
   local kind, holder = 'l', token
   local crashes, fence = '0', ''
   if value then
-    kind, holder = value:match('^(.)(%S+)')
+    kind, holder = value:match('^(.)(%S*)')
   end
   if holder ~= token then
     return nil
@@ -41,13 +41,13 @@ local function settled(value, token, mark)
   if kind == 'd' then
     return mark == 'd' and value or nil
   elseif kind == 'w' then
-    local waits = mark:sub(1, 1) == 'w' and not less(value:match('^w%S+ %d+ (.*)$'), mark:sub(2))
+    local waits = mark:sub(1, 1) == 'w' and not less(value:match('^w%S* %d+ (.*)$'), mark:sub(2))
     return (mark == 'r' or waits) and value or nil
   elseif mark == 'd' then
     return done
   end
   if value then
-    crashes, fence = value:match('^l%S+ %d+ (%d+) (.*)$')
+    crashes, fence = value:match('^l%S* %d+ (%d+) (.*)$')
   end
   if mark == 'r' then
     return value and 'w' .. token .. ' ' .. crashes .. ' ' .. fence or ''

@@ -244,10 +244,22 @@ async def test_a_repeated_mark_is_true_and_changes_nothing(
 
 async def test_a_mark_does_not_replace_another_one_under_its_token(subject: Subject) -> None:
     run = await subject.run("acme:1")
-    await subject.settle("acme:1", run, Waiting(SECOND))
+    marks = [Mark("acme:1", run.token, Waiting(SECOND)), Mark("acme:1", run.token, Done())]
+    assert await subject.admission.settle(marks) == [True, False]
     assert not await subject.settle("acme:1", run, Done())
     assert not await subject.settle("acme:1", run, Waiting(THIRD))
     await subject.run("acme:1", SECOND)
+
+
+async def test_a_mark_without_a_lease_counts_only_where_nobody_holds_the_job(subject: Subject) -> None:
+    unleased = Run("", 0)
+    await subject.run("acme:held", FIRST)
+    assert not await subject.settle("acme:held", unleased, Done())
+    assert await subject.settle("acme:1", unleased, Waiting(SECOND))
+    assert await subject.ask("acme:1", FIRST) == Duplicate()
+    assert await subject.settle("acme:1", await subject.run("acme:1", SECOND), Done())
+    assert await subject.settle("acme:2", unleased, Done())
+    assert await subject.ask("acme:2", SECOND) == Duplicate()
 
 
 async def test_a_fence_never_goes_back(subject: Subject) -> None:
