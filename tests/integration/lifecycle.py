@@ -14,11 +14,13 @@ from uuid import UUID, uuid4
 from confluent_kafka import Consumer, Message, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from schemas import Codec, open_codec
+from tracking.database import open_database
 from tracking.events import Event, event_of
 from tracking.fold import Row, fold
+from tracking.migrate import upgrade
 from tracking.sink import Sink, SinkSettings
 from tracking.store import Store
 
@@ -206,6 +208,22 @@ class Topics:
     def settled(self, database: Engine, records: int) -> Callable[[], bool]:
         """Return whether the positions in the database add up to the number of records."""
         return lambda: sum(Store(database).positions(self.name).values()) >= records
+
+
+@contextmanager
+def migrated_database(server_url: str) -> Iterator[Engine]:
+    """Make a database with the tables of the store; no connection to the server is kept, it may be restarted."""
+    name = f"test_{uuid4().hex}"
+    server = create_engine(server_url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with server.connect() as connection:
+        connection.execute(text(f"create database {name}"))
+    url = make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    upgrade(url)
+    engine = open_database(url)
+    yield engine
+    engine.dispose()
+    with server.connect() as connection:
+        connection.execute(text(f"drop database {name} with (force)"))
 
 
 @contextmanager

@@ -17,14 +17,13 @@ from tests.integration.lifecycle import (
     event_ids,
     expected_rows,
     lives,
+    migrated_database,
     record,
     running,
     stored_events,
     stored_rows,
     wait_until,
 )
-from tracking.database import open_database
-from tracking.migrate import upgrade
 from tracking.rebuild import rebuild
 from tracking.store import Store
 
@@ -32,11 +31,9 @@ pytestmark = pytest.mark.stack
 
 
 @pytest.fixture
-def tables(database: str) -> Iterator[Engine]:
-    upgrade(database)
-    engine = open_database(database)
-    yield engine
-    engine.dispose()
+def tables(stack: devstack.Stack) -> Iterator[Engine]:
+    with migrated_database(stack.postgres) as engine:
+        yield engine
 
 
 @pytest.fixture
