@@ -31,7 +31,7 @@ REGISTERS: dict[str, tuple[str, ...]] = {
     "progress_key": ("progress",),
     "input_key": ("input",),
 }  # fmt: skip
-"""Key column to the columns that its event wrote; an empty key stands for no event."""
+"""Key column to the columns that its event wrote; an empty key stands for no event and empty columns."""
 
 LEAST = ("queued_at", "origin")
 
@@ -77,6 +77,7 @@ def row_of(event: Event) -> Row:
     key = key_of(event)
     status = status_of(event)
     error = event.error
+    ran = event.started_at is not None
     return {
         "organization_id": event.organization_id,
         "job_id": event.job_id,
@@ -95,13 +96,14 @@ def row_of(event: Event) -> Row:
         "reason": event.reason,
         "output": event.output,
         "last_event_at": event.at,
-        "run_key": "" if event.started_at is None else key,
+        # Only an attempt makes a run: a snoozed event names a worker, too.
+        "run_key": key if ran else "",
         "started_at": event.started_at,
-        "worker_id": event.worker_id,
-        "worker_host": event.worker_host,
-        "duration_ms": event.duration_ms,
-        "cpu_time_ms": event.cpu_time_ms,
-        "memory_bytes": event.memory_bytes,
+        "worker_id": event.worker_id if ran else None,
+        "worker_host": event.worker_host if ran else None,
+        "duration_ms": event.duration_ms if ran else None,
+        "cpu_time_ms": event.cpu_time_ms if ran else None,
+        "memory_bytes": event.memory_bytes if ran else None,
         "queue_time_ms": queue_time_ms(event),
         "error_key": "" if error is None else key,
         "error_kind": error and error.kind,

@@ -99,7 +99,7 @@ def events(records: Sequence[Record]) -> list[Event]:
 
 
 def expected_rows(records: Sequence[Record]) -> list[Row]:
-    return [_comparable(row) for row in fold(events(records))]
+    return [comparable(row) for row in fold(events(records))]
 
 
 def stored_rows(database: Engine) -> list[Row]:
@@ -111,7 +111,7 @@ def stored_rows(database: Engine) -> list[Row]:
     return sorted(rows, key=lambda row: (row["organization_id"], row["job_id"]))
 
 
-def _comparable(row: Row) -> Row:
+def comparable(row: Row) -> Row:
     parsed = {name: row[name] and json.loads(row[name]) for name in ("input", "output")}
     return row | parsed
 

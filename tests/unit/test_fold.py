@@ -6,12 +6,12 @@ from functools import reduce
 from itertools import pairwise
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from tracking.events import KINDS, Event, Failure
-from tracking.fold import Row, fold, merge, queue_time_ms, row_of
+from tracking.fold import REGISTERS, Row, fold, merge, queue_time_ms, row_of
 from tracking.states import FINAL, INITIAL, MOVES, Status
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -85,6 +85,7 @@ def _any_event(id: str) -> st.SearchStrategy[Event]:
     )
 
 
+@settings(max_examples=300)
 @given(events_of_one_job(), st.data())
 def test_order_and_repetition_change_nothing(events: list[Event], data: DataObject) -> None:
     repeated = events + data.draw(st.lists(st.sampled_from(events), max_size=6))
@@ -108,6 +109,8 @@ def test_rows_meet_the_invariants_of_the_table(events: list[Event]) -> None:
     row = only(events)
     assert (row["finished_at"] is not None) == (Status(row["status"]) in FINAL)
     assert row["queue_time_ms"] is None or row["queue_time_ms"] >= 0
+    for key, columns in REGISTERS.items():
+        assert row[key] or not any(row[column] is not None for column in columns), key
     if any(one.kind == "completed" for one in events):
         assert row["status"] == "completed"
 
