@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     window_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     window_span: int = Field(10_000, ge=1)
     snooze_limit: int = Field(10_000, ge=1)
+    unknown_schema_delay: Duration = timedelta(seconds=30)
     unknown_schema_limit: Duration = timedelta(hours=24)
 
     @model_validator(mode="before")

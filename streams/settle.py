@@ -34,7 +34,6 @@ from streams.queues import Queue, retry_topic
 log = logging.getLogger(__name__)
 
 LEDGER_RETRY = timedelta(milliseconds=500)
-UNKNOWN_SCHEMA_DELAY = timedelta(seconds=30)
 
 
 class BrokerRefused(StreamsError):
@@ -64,6 +63,7 @@ class Settlement:
         follow_ups: FollowUps,
         clock: Callable[[], datetime],
         snooze_limit: int,
+        unknown_schema_delay: timedelta,
         unknown_schema_limit: timedelta,
     ) -> None:
         self._producer = producer
@@ -72,6 +72,7 @@ class Settlement:
         self._follow_ups = follow_ups
         self._clock = clock
         self._snooze_limit = snooze_limit
+        self._unknown_schema_delay = unknown_schema_delay
         self._unknown_schema_limit = unknown_schema_limit
         self._ended: list[Ended] = []
         self._notes: list[Message] = []
@@ -188,12 +189,12 @@ class Settlement:
         if waited > self._unknown_schema_limit.total_seconds() * 1000:
             self.refuse(queue, record, offsets, error)
             return
-        due = at + UNKNOWN_SCHEMA_DELAY
+        due = at + self._unknown_schema_delay
         headers.setdefault("origin", origin_of(record).encode())
         headers["queue"] = queue.name.encode()
         headers["reason"] = header_text(str(error))
         headers["not-before"] = b"%d" % milliseconds(due)
-        message = Message(retry_topic(UNKNOWN_SCHEMA_DELAY), record.key, record.value, list(headers.items()))
+        message = Message(retry_topic(self._unknown_schema_delay), record.key, record.value, list(headers.items()))
         self._add(Ended([message], None, False, offsets, record.offset))
 
     def release(self, delivery: Delivery) -> Mark | None:

@@ -67,6 +67,7 @@ class Worker:
             follow_ups=FollowUps(Publisher(codecs, Lifecycle(lifecycle_codec))),
             clock=clock,
             snooze_limit=settings.snooze_limit,
+            unknown_schema_delay=settings.unknown_schema_delay,
             unknown_schema_limit=settings.unknown_schema_limit,
         )
         self.pipelines = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 import devstack
@@ -22,7 +22,7 @@ from schemas import files
 from schemas.codec import Codec
 from streams import topics
 from streams.consuming import Consumed, consumed
-from streams.queues import LIFECYCLE_TOPIC
+from streams.queues import LIFECYCLE_TOPIC, WORKER_TYPES
 from streams.retry import GROUP as FORWARDER
 from streams.settings import Settings, load_settings
 
@@ -93,7 +93,11 @@ class Worker:
         """End it, however it is."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
-            self.kill()
+            try:
+                # One that leaves its groups spares the next test waiting for its sessions to run out.
+                self.terminate(8)
+            except subprocess.TimeoutExpired:
+                self.kill()
 
     def said(self) -> str:
         """Return what it wrote to its log."""
@@ -126,6 +130,12 @@ class Pipeline:
             env={**os.environ, **self.environment},
             cwd=ROOT, input=given, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
+
+    def produce(self, topic: str, key: bytes | None, value: bytes, headers: Mapping[str, bytes]) -> None:
+        """Write a record as any client might."""
+        producer = Producer({**self.settings.kafka, "partitioner": "murmur2_random", "acks": "all"})
+        producer.produce(topic, value, key, headers=list(headers.items()))
+        assert producer.flush(10) == 0
 
     def close(self) -> None:
         for worker in self._workers:
@@ -166,8 +176,9 @@ class Pipeline:
         wait_until(enough, within_seconds, f"{count} jobs {kind}; there are {self.kinds()}")
 
     def committed(self, group: str = "streams-primary") -> dict[tuple[str, int], int]:
-        """Return the committed positions of a group."""
-        (future,) = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+        """Return the committed positions of a group; raises KafkaException when the broker cannot tell yet."""
+        wanted = [ConsumerGroupTopicPartitions(group)]
+        (future,) = self._admin.list_consumer_group_offsets(wanted, request_timeout=2).values()
         return {(one.topic, one.partition): one.offset for one in future.result().topic_partitions or []}
 
 
@@ -204,6 +215,7 @@ def pipeline(stack: devstack.Stack, redis_url: str, folder: Path) -> Iterator[Pi
         "EFFECTS_FOLDER": str(folder / "effects"),
         "ARTIFACT_DIR": str(folder / "artifacts"),
         "LEASE": "3s",
+        "SHUTDOWN_GRACE": "5s",
         "KAFKA_SESSION_TIMEOUT": "6s",
         "KAFKA_PARTITIONS": "4",
         "HEALTH_PORT": "0",
@@ -233,11 +245,14 @@ def _remove(settings: Settings) -> None:
     wait_until(
         lambda: not set(names) & set(admin.list_topics(timeout=10).topics), 20, "the topics of an earlier test are gone"
     )
-    groups = {group.group_id for group in admin.list_consumer_groups().result().valid or []}
-    ours = groups & {FORWARDER, "streams-primary", "streams-document", "streams-ai", "streams-scheduled"}
+    ours = {FORWARDER, *(f"streams-{worker_type}" for worker_type in WORKER_TYPES)}
 
     def gone() -> bool:
-        futures = admin.delete_consumer_groups(sorted(ours)).values() if ours else []
-        return all(future.exception() is None for future in futures)
+        listed = admin.list_consumer_groups(request_timeout=5).result().valid or []
+        left = sorted(ours & {group.group_id for group in listed})
+        # A group whose members were killed can be deleted once their sessions have run out.
+        for future in admin.delete_consumer_groups(left, request_timeout=5).values() if left else []:
+            future.exception()
+        return not left
 
     wait_until(gone, 20, "the groups of an earlier test are gone")

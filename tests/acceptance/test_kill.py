@@ -26,13 +26,15 @@ class Positions(threading.Thread):
         super().__init__(daemon=True)
         self._pipeline = pipeline
         self._enough = threading.Event()
+        self.failed: KafkaException | None = None
         self.samples: list[tuple[float, dict[tuple[str, int], int]]] = []
 
     def run(self) -> None:
         while not self._enough.wait(0.1):
             try:
                 committed = self._pipeline.committed()
-            except KafkaException:  # before the first worker there is no group
+            except KafkaException as error:  # before the first worker there is no group
+                self.failed = error
                 continue
             self.samples.append((time.time(), committed))
 
@@ -96,7 +98,7 @@ def _assert_no_position_was_early(pipeline: Pipeline, positions: Positions) -> N
             at = event["finishedAt"].timestamp()
             times = settled.setdefault((topic, int(partition)), {})
             times[int(offset)] = min(at, times.get(int(offset), at))
-    assert len(positions.samples) > 20
+    assert len(positions.samples) > 20, positions.failed
     assert sum(map(len, settled.values())) == JOBS
     for at, committed in positions.samples:
         for partition, position in committed.items():
