@@ -198,8 +198,7 @@ async def test_a_released_job_runs_again_and_keeps_its_crashes(subject: Subject)
     subject.clock.advance(LEASE)
     assert await subject.settle("acme:1", await subject.run("acme:1", SECOND), Released())
     assert await subject.ask("acme:1", FIRST) == Duplicate()
-    again = await subject.run("acme:1", SECOND)
-    assert again.crashes == 1
+    assert (await subject.run("acme:1", SECOND)).crashes == 1
 
 
 async def test_what_a_released_job_took_of_its_limits_stays_taken(subject: Subject) -> None:
@@ -342,8 +341,7 @@ async def test_what_can_never_fit_is_refused_before_anything_is_taken(
 
 async def test_a_refused_job_is_not_leased_and_a_duplicate_takes_nothing(subject: Subject) -> None:
     limit = Limit("queue:emails", 2, HOUR)
-    done = await subject.run("acme:done")
-    await subject.settle("acme:done", done, Done())
+    await subject.settle("acme:done", await subject.run("acme:done"), Done())
     await subject.run("acme:leased")
     await subject.run("acme:1", FIRST, limit)
     for _ in range(3):
@@ -375,14 +373,13 @@ async def test_a_batch_longer_than_a_round_trip_is_answered_in_order(subject: Su
     assert [type(answer) for answer in answers] == [Run] * (BATCH_MAX + 5) + [Limited] * 5
     tokens = [answer.token for answer in answers if isinstance(answer, Run)]
     marks = [Mark(job.identity, token, Done()) for job, token in zip(batch, tokens, strict=False)]
-    assert await subject.admission.settle([*marks, Mark("acme:0", "nobody", Done())]) == [True] * len(
-        marks
-    ) + [False]
     jobs = [candidate.identity for candidate in batch]
-    assert await subject.admission.completed(jobs) == [True] * len(marks) + [False] * 5
-    assert await subject.admission.renew([(job, "nobody") for job in jobs[: len(marks)]]) == [False] * len(
-        marks
-    )
+    fits, left = len(marks), len(batch) - len(marks)
+    assert await subject.admission.settle([*marks, Mark("acme:0", "nobody", Done())]) == [True] * fits + [
+        False
+    ]
+    assert await subject.admission.completed(jobs) == [True] * fits + [False] * left
+    assert await subject.admission.renew([(job, "nobody") for job in jobs[:fits]]) == [False] * fits
 
 
 async def test_an_empty_batch_has_no_answers(subject: Subject) -> None:
