@@ -13,6 +13,7 @@ from cli.replay import Since
 from cli.store import Age, of_organization, on_database, opened
 from cli.tables import Answer, console, json_of, text_of
 from tracking import analytics, jobs
+from tracking.database import connected
 from tracking.states import Status
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
@@ -51,7 +52,7 @@ def _asks(question: Callable[..., Answer]) -> Callable[..., None]:
 def stats(database_url: str | None, organization: str | None, since: datetime, as_json: bool) -> None:
     """Count jobs by type and state, and show how long they waited and ran."""
     asked = organization, analytics.Window(since, datetime.now(UTC))
-    with opened(database_url) as database, database.connect() as connection:
+    with opened(database_url) as database, connected(database) as connection:
         overall = analytics.get_overall_statistics(connection, *asked)
         by_type = analytics.get_job_statistics(connection, *asked)
         performance = analytics.get_performance_metrics(connection, *asked)
