@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from ratelimit import identity
+from ratelimit import fence, identity
 from streams.errors import InvalidRecord
 from streams.jobs import HANDLERS, Handler, Payload
 from streams.offsets import PartitionOffsets
@@ -78,15 +78,7 @@ class Delivery:
 
     def fence(self) -> str:
         """Return this delivery's place in the order of the job's deliveries."""
-        return fence(self.replay_id, self.attempt, self.snoozes)
-
-
-def fence(replay_id: str | None, attempt: int, snoozes: int) -> str:
-    """Return a text that grows with every delivery of a job that was chosen: retry, snooze or replay.
-
-    Replay ids are UUIDv7, which sort by time, and no replay sorts before any.
-    """
-    return f"{replay_id or ''}:{attempt:04d}:{snoozes:06d}"
+        return fence(self.replay_id or "", self.attempt, self.snoozes)
 
 
 class Decoder(Protocol):

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
-from ratelimit import Admission, AdmissionUnavailable, Done, Mark, Released, Waiting
+from ratelimit import Admission, AdmissionUnavailable, Done, Mark, Released, Waiting, fence
 from streams.delivery import (
     Delivery,
     Headers,
     Record,
-    fence,
     header_text,
     milliseconds,
     next_headers,
@@ -88,7 +87,7 @@ class Settlement:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
-        mark = Mark(delivery.identity, delivery.token, end) if delivery.token else None
+        mark = Mark(delivery.identity, delivery.token, end)
         must_mark = delivery.queue.on_redis_down == "closed"
         self._add(Ended(messages, mark, must_mark, delivery.offsets, delivery.offset))
 
@@ -120,14 +119,14 @@ class Settlement:
                     "retried", delivery, at, not_before=due, failure=failure, with_input=True, **facts
                 )
                 return [carried, event], Waiting(
-                    fence(delivery.replay_id, delivery.attempt + 1, delivery.snoozes)
+                    fence(delivery.replay_id or "", delivery.attempt + 1, delivery.snoozes)
                 )
             case Snoozed(delay, reason):
                 due = at + delay
                 carried = _carry(delivery, delay, due, delivery.attempt, delivery.snoozes + 1, reason=reason)
                 event = tell("snoozed", delivery, at, not_before=due, reason=reason, **facts)
                 return [carried, event], Waiting(
-                    fence(delivery.replay_id, delivery.attempt, delivery.snoozes + 1)
+                    fence(delivery.replay_id or "", delivery.attempt, delivery.snoozes + 1)
                 )
             case DeadLetter(reason, failure):
                 headers = next_headers(

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 import devstack
 from schemas import files
 from schemas.codec import Codec
 from streams import topics
+from streams.agents import load
+from streams.codecs import codecs
 from streams.consuming import Consumed, consumed
-from streams.queues import LIFECYCLE_TOPIC, WORKER_TYPES
+from streams.queues import LIFECYCLE_TOPIC, WORKER_TYPES, Queue
 from streams.retry import GROUP as FORWARDER
 from streams.settings import Settings, load_settings
 
@@ -158,6 +160,17 @@ class Pipeline:
         """Return everything a topic holds now."""
         return list(read_all(self.settings, topic))
 
+    def codec(self, queue: Queue) -> Codec:
+        """Return the codec of a queue, with the job types of the tests."""
+        load(self.settings.handler_modules)
+        return codecs(self.settings)[queue.name]
+
+    def wait_for_record(
+        self, topic: str, meant: Callable[[Consumed], bool], within_seconds: float = 30
+    ) -> None:
+        """Wait until a topic holds a record that is meant."""
+        wait_until(lambda: any(map(meant, self.records(topic))), within_seconds, f"the record is in {topic}")
+
     def events(self) -> list[dict[str, Any]]:
         """Return all lifecycle events so far."""
         codec = Codec(files.current(files.LIFECYCLE))
@@ -186,11 +199,8 @@ def read_all(settings: Settings, topic: str) -> Iterator[Consumed]:
     """Yield what a topic holds now."""
     consumer = Consumer({**settings.kafka, "group.id": "test-reader", "enable.auto.commit": False})
     try:
-        left = {}
-        for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
-            if high > low:
-                left[number] = high
+        left: dict[int, int] = {}
+        wait_until(lambda: _ends(consumer, topic, left), 10, f"{topic} has leaders")
         consumer.assign([TopicPartition(topic, number, 0) for number in left])
         while left:
             for record in consumed(consumer.consume(1000, 1.0)):
@@ -202,6 +212,18 @@ def read_all(settings: Settings, topic: str) -> Iterator[Consumed]:
                     left.pop(record.partition, None)
     finally:
         consumer.close()
+
+
+def _ends(consumer: Consumer, topic: str, left: dict[int, int]) -> bool:
+    """Note where the partitions that hold records end; False while a new topic's leader is not known yet."""
+    try:
+        for number in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+            if high > low:
+                left[number] = high
+    except KafkaException:
+        return False
+    return True
 
 
 @contextmanager
@@ -243,7 +265,9 @@ def _remove(settings: Settings) -> None:
     for future in admin.delete_topics(present).values() if present else []:
         future.result()
     wait_until(
-        lambda: not set(names) & set(admin.list_topics(timeout=10).topics), 20, "the topics of an earlier test are gone"
+        lambda: not set(names) & set(admin.list_topics(timeout=10).topics),
+        20,
+        "the topics of an earlier test are gone",
     )
     ours = {FORWARDER, *(f"streams-{worker_type}" for worker_type in WORKER_TYPES)}
 

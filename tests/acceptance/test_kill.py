@@ -65,7 +65,11 @@ def test_kill_nine_loses_nothing_and_repeats_only_what_was_in_flight(pipeline: P
     assert {f"org-{n % 5}-{job_id}" for n, job_id in enumerate(job_ids)} == pipeline.effects()
     _assert_extra_executions_are_explained(pipeline, kills)
     _assert_no_position_was_early(pipeline, positions)
-    end = {partition: offset for partition, offset in pipeline.committed().items() if partition[0] == CRITICAL.topic}
+    end = {
+        partition: offset
+        for partition, offset in pipeline.committed().items()
+        if partition[0] == CRITICAL.topic
+    }
     assert sum(end.values()) == JOBS
 
 

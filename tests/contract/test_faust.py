@@ -41,7 +41,9 @@ def test_a_long_job_is_told_as_started_and_a_short_one_only_at_its_end(pipeline:
     slow, quick = publish(pipeline, Work(work_ms=1500), Work(work_ms=1))
     pipeline.worker().start()
     pipeline.wait_for("completed", 2)
-    told = {job: [event["kind"] for event in pipeline.events() if event["jobId"] == job] for job in (slow, quick)}
+    told = {
+        job: [event["kind"] for event in pipeline.events() if event["jobId"] == job] for job in (slow, quick)
+    }
     assert told == {slow: ["queued", "started", "completed"], quick: ["queued", "completed"]}
 
 
