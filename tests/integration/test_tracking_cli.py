@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,7 +15,10 @@ from sqlalchemy import Engine
 
 import devstack
 from cli.main import main
-from tests.integration.lifecycle import events, migrated_database, record
+from streams.queues import LIFECYCLE_TOPIC
+from tests.integration.lifecycle import Topics, dump, events, migrated_database, record, wait_until
+from tracking.database import open_database
+from tracking.jobs import get_job
 from tracking.store import Store
 
 pytestmark = pytest.mark.stack
@@ -146,3 +150,33 @@ def test_the_sink_refuses_tables_of_another_version(stack: devstack.Stack, datab
     assert sink.returncode == 1
     assert "run `streams db upgrade`" in sink.stderr
     assert "Traceback" not in sink.stderr
+
+
+def test_the_sink_and_its_rebuild_as_processes(stack: devstack.Stack, database: str) -> None:
+    environment = {**os.environ, "DATABASE_URL": database, "KAFKA_BOOTSTRAP_SERVERS": stack.kafka}
+    command = [sys.executable, "-c", "from cli.main import main; main()"]
+
+    def streams(*arguments: str) -> str:
+        done = subprocess.run(
+            [*command, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    streams("topics", "ensure")
+    streams("db", "upgrade")
+    job = uuid4().hex
+    Topics({"bootstrap.servers": stack.kafka}, LIFECYCLE_TOPIC, 0).publish([record("queued", job)])
+    engine = open_database(database)
+    sink = subprocess.Popen([*command, "tracking"], env=environment)
+    try:
+        wait_until(lambda: get_job(engine, job) is not None, "the event is in the store")
+        before = dump(engine)
+        assert streams("tracking", "rebuild", "--yes").startswith("Read ")
+        assert dump(engine) == before
+        sink.terminate()
+        assert sink.wait(15) == 0
+    finally:
+        sink.kill()
+        sink.wait()
+        engine.dispose()
