@@ -21,6 +21,9 @@ from streams.queues import Queue
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 """What job and organization ids may look like: they become parts of keys, file names and log lines."""
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_LATEST_MS = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
+
 ATTEMPT_CAP = 1000
 """Highest attempt or override of the attempts that is believed, whatever a header or a producer says."""
 
@@ -93,7 +96,7 @@ def read(queue: Queue, record: Record, offsets: PartitionOffsets, codec: Decoder
     Raises InvalidRecord when key, headers, body and handler do not fit together, `schemas.codec.NotAvro`
     and `schemas.codec.UnknownSchema` as the codec does.
     """
-    headers = dict(record.headers)
+    headers = {name: value for name, value in record.headers if value is not None}
     job = codec.decode(record.value or b"")
     job_id, job_type, organization = job["jobId"], job["jobType"], job["organizationId"]
     _agree("ce_id", headers.get("ce_id"), "jobId", job_id)
@@ -102,18 +105,36 @@ def read(queue: Queue, record: Record, offsets: PartitionOffsets, codec: Decoder
     _agree("the key", record.key, "organizationId", organization)
     check_identifier("organizationId", organization)
     check_identifier("jobId", job_id)
+    try:
+        return _delivery(queue, record, offsets, headers, job)
+    except InvalidRecord as error:
+        raise InvalidRecord(str(error), job) from None
+
+
+def _delivery(
+    queue: Queue, record: Record, offsets: PartitionOffsets, headers: dict[str, bytes], job: dict[str, Any]
+) -> Delivery:
+    """Return the delivery of a job whose organization and id are proven."""
+    job_id, job_type = job["jobId"], job["jobType"]
     handler = HANDLERS.get(job_type)
     if handler is None or handler.queue is not queue:
         known = sorted(name for name, one in HANDLERS.items() if one.queue is queue)
         raise InvalidRecord(
-            f"no handler for job type {job_type!r} on {queue.name}; it has {', '.join(known)}", job
+            f"no handler for job type {job_type!r} on {queue.name}; it has {', '.join(known)}"
         )
     try:
         payload = handler.payload.model_validate(job["payload"])
     except ValidationError as error:
-        raise InvalidRecord(f"the payload does not fit {job_type}: {describe(error)}", job) from None
-    not_before = _count(headers, "not-before", 0, 2**53)
-    replay_id = headers.get("replay-id")
+        raise InvalidRecord(f"the payload does not fit {job_type}: {describe(error)}") from None
+    max_attempts = job["maxAttempts"]
+    if not 1 <= job["priority"] <= 10:
+        raise InvalidRecord(f"priority must be 1 to 10, got {job['priority']}")
+    if max_attempts is not None and max_attempts < 1:
+        raise InvalidRecord(f"maxAttempts must be at least 1, got {max_attempts}")
+    replay_id = headers.get("replay-id", b"").decode("ascii", "replace")
+    if replay_id and _UUID.fullmatch(replay_id) is None:
+        raise InvalidRecord(f"header replay-id must be a UUID in lower case, got {replay_id[:64]!r}")
+    not_before = _count(headers, "not-before", 0, _LATEST_MS)
     return Delivery(
         queue=queue,
         offsets=offsets,
@@ -123,17 +144,17 @@ def read(queue: Queue, record: Record, offsets: PartitionOffsets, codec: Decoder
         headers=headers,
         handler=handler,
         job_id=job_id,
-        organization_id=organization,
+        organization_id=job["organizationId"],
         payload=payload,
         created_at=job["createdAt"],
         priority=job["priority"],
         idempotency_key=job["idempotencyKey"] or job_id,
         attempt=_count(headers, "attempt", 1, ATTEMPT_CAP),
-        max_attempts=min(job["maxAttempts"] or handler.max_attempts, ATTEMPT_CAP),
+        max_attempts=min(max_attempts or handler.max_attempts, ATTEMPT_CAP),
         snoozes=_count(headers, "snoozes", 0, 999_999),
-        replay_id=replay_id.decode() if replay_id else None,
+        replay_id=replay_id or None,
         not_before=datetime.fromtimestamp(not_before / 1000, UTC) if not_before else None,
-        origin=headers["origin"].decode() if "origin" in headers else origin_of(record),
+        origin=headers["origin"].decode("utf-8", "replace") if "origin" in headers else origin_of(record),
     )
 
 

@@ -29,7 +29,7 @@ from streams.jobs import Job
 from streams.lifecycle import Lifecycle
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, DeadLetter, Failure, Outcome
-from streams.queues import Queue
+from streams.queues import SHORTEST_DELAY, Queue
 from streams.settle import Settlement
 from streams.window import Window
 
@@ -113,11 +113,18 @@ class Pipeline:
                 self._settlement.await_schema(self.queue, record, offsets, error)
             except (InvalidRecord, NotAvro) as error:
                 self._settlement.refuse(self.queue, record, offsets, error)
+            except Exception as error:
+                # No bytes that someone sends may end the worker: it would read them again, and end again.
+                log.exception("%s/%s could not be read", self.queue.topic, record.offset)
+                self._settlement.refuse(self.queue, record, offsets, error)
             else:
-                if delivery.not_before is not None and delivery.not_before > now:
-                    self._settlement.postpone(delivery, now)
-                else:
+                due = delivery.not_before
+                if due is None or due <= now:
                     self.window.add(delivery)
+                elif due - now < SHORTEST_DELAY:
+                    self.window.hold(delivery, due)
+                else:
+                    self._settlement.postpone(delivery, now)
         self._wake.set()
 
     # -- may it run? ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from streams.errors import InvalidJob
 from streams.jobs import HANDLERS, TYPE_OF_PAYLOAD, FollowUp, Handler, Payload
 from streams.lifecycle import Lifecycle, visible
 from streams.producer import Message
-from streams.queues import Queue, retry_topic
+from streams.queues import Queue, waiting_topic
 
 MAX_JOB_BYTES = 900 * 1024
 """Largest encoded job that is accepted; the topics take 1 MiB, and headers need room."""
@@ -94,7 +94,7 @@ def _record(
     topic = queue.topic
     if due is not None and due > now:
         headers["not-before"] = b"%d" % milliseconds(due)
-        topic = retry_topic(due - now)
+        topic = waiting_topic(queue, due - now)
     return Message(topic, job["organizationId"].encode(), value, list(headers.items()))
 
 

@@ -70,8 +70,10 @@ def queues_of(worker: WorkerType) -> tuple[Queue, ...]:
     return tuple(sorted((q for q in QUEUES.values() if q.worker == worker), key=lambda q: q.priority))
 
 
+SHORTEST_DELAY = timedelta(seconds=1)
+
 RETRY_DELAYS: dict[str, timedelta] = {
-    "jobs.retry.1s": timedelta(seconds=1),
+    "jobs.retry.1s": SHORTEST_DELAY,
     "jobs.retry.5s": timedelta(seconds=5),
     "jobs.retry.30s": timedelta(seconds=30),
     "jobs.retry.2m": timedelta(minutes=2),
@@ -82,9 +84,12 @@ RETRY_DELAYS: dict[str, timedelta] = {
 """Topic to the delay of every record in it, the shortest first."""
 
 
-def retry_topic(remaining: timedelta) -> str:
-    """Return the topic with the longest delay that does not exceed the remaining wait, or the shortest one."""
-    chosen = next(iter(RETRY_DELAYS))
+def waiting_topic(queue: Queue, remaining: timedelta) -> str:
+    """Return where a record of a queue waits: in the retry topic with the longest delay ≤ the remaining wait.
+
+    When even the shortest is too long it goes to the queue itself, whose worker holds it until it is due.
+    """
+    chosen = queue.topic
     for topic, delay in RETRY_DELAYS.items():
         if delay <= remaining:
             chosen = topic

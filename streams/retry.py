@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from streams.consuming import Consumed, End, consumed
 from streams.producer import Message, Producer
-from streams.queues import QUEUES, RETRY_DELAYS, retry_topic
+from streams.queues import QUEUES, RETRY_DELAYS, waiting_topic
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -22,13 +22,9 @@ POLL = timedelta(milliseconds=100)
 BATCH = 500
 
 
-def due_at(topic: str, written_ms: int, headers: dict[str, bytes]) -> datetime:
-    """Return when a record of a retry topic goes on: at the end of the topic's delay, or earlier when it is due."""
-    hop = datetime.fromtimestamp(written_ms / 1000, UTC) + RETRY_DELAYS[topic]
-    raw = headers.get("not-before", b"")
-    if not raw.isdigit() or len(raw) > 16:
-        return hop
-    return min(hop, datetime.fromtimestamp(int(raw) / 1000, UTC))
+def goes_on_at(topic: str, written_ms: int) -> datetime:
+    """Return when a record of a retry topic goes on: at the end of the topic's delay."""
+    return datetime.fromtimestamp(written_ms / 1000, UTC) + RETRY_DELAYS[topic]
 
 
 def next_topic(headers: dict[str, bytes], now: datetime) -> str | None:
@@ -40,7 +36,7 @@ def next_topic(headers: dict[str, bytes], now: datetime) -> str | None:
     if raw.isdigit() and len(raw) <= 16:
         remaining = datetime.fromtimestamp(int(raw) / 1000, UTC) - now
         if remaining > timedelta(0):
-            return retry_topic(remaining)
+            return waiting_topic(queue, remaining)
     return queue.topic
 
 
@@ -117,7 +113,7 @@ class RetryForwarder:
         for record in records:
             if isinstance(record, End) or (record.topic, record.partition) in self._paused:
                 continue
-            until = due_at(record.topic, record.timestamp_ms, record.headers)
+            until = goes_on_at(record.topic, record.timestamp_ms)
             if until > now:
                 self._paused[record.topic, record.partition] = until
                 consumer.pause([record.at()])

@@ -28,7 +28,7 @@ from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome, Retry, Snoozed
 from streams.producer import Message, Producer
 from streams.publication import FollowUps
-from streams.queues import Queue, retry_topic
+from streams.queues import Queue, waiting_topic
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Settlement:
         """Bury a record that breaks the wire format, its bytes and key unchanged."""
         at = self._clock()
         failure = Failure.named(type(error).__name__, str(error))
-        headers = dict(record.headers)
+        headers = {name: value for name, value in record.headers if value is not None}
         headers.setdefault("origin", origin_of(record).encode())
         headers["queue"] = queue.name.encode()
         headers["reason"] = header_text("invalid record")
@@ -182,7 +182,7 @@ class Settlement:
     def await_schema(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Snooze a record whose schema this worker does not have yet; bury it when that lasts too long."""
         at = self._clock()
-        headers = dict(record.headers)
+        headers = {name: value for name, value in record.headers if value is not None}
         since = headers.setdefault("unknown-schema-since", b"%d" % milliseconds(at))
         waited = milliseconds(at) - (int(since) if since.isdigit() and len(since) < 16 else 0)
         if waited > self._unknown_schema_limit.total_seconds() * 1000:
@@ -193,7 +193,9 @@ class Settlement:
         headers["queue"] = queue.name.encode()
         headers["reason"] = header_text(str(error))
         headers["not-before"] = b"%d" % milliseconds(due)
-        message = Message(retry_topic(self._unknown_schema_delay), record.key, record.value, list(headers.items()))
+        message = Message(
+            waiting_topic(queue, self._unknown_schema_delay), record.key, record.value, list(headers.items())
+        )
         self._add(Ended([message], None, False, offsets, record.offset))
 
     def release(self, delivery: Delivery) -> Mark | None:
@@ -270,7 +272,7 @@ def _carry(
         reason=reason or (f"{failure.kind}: {failure.message}" if failure else ""),
         not_before=due,
     )
-    return Message(retry_topic(delay), delivery.key, delivery.value, headers)
+    return Message(waiting_topic(delivery.queue, delay), delivery.key, delivery.value, headers)
 
 
 def _failure_headers(failure: Failure, at: datetime) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from redis import Redis
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 import devstack
 from devstack import containers
@@ -35,7 +35,8 @@ def stack() -> Iterator[devstack.Stack]:
 def database(stack: devstack.Stack) -> Iterator[str]:
     """Make an empty database for one test and yield its SQLAlchemy URL."""
     name = f"test_{uuid4().hex}"
-    server = create_engine(stack.postgres, isolation_level="AUTOCOMMIT")
+    # No pool: a test may restart the server between making the database and dropping it.
+    server = create_engine(stack.postgres, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with server.connect() as connection:
         connection.execute(text(f"create database {name}"))
     yield make_url(stack.postgres).set(database=name).render_as_string(hide_password=False)

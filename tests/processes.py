@@ -188,6 +188,10 @@ class Pipeline:
 
         wait_until(enough, within_seconds, f"{count} jobs {kind}; there are {self.kinds()}")
 
+    def wait_for_count(self, kind: str, count: int, within_seconds: float = 60) -> None:
+        """Wait until there are at least so many events of a kind, of whatever jobs."""
+        wait_until(lambda: self.kinds()[kind] >= count, within_seconds, f"{count} times {kind}")
+
     def committed(self, group: str = "streams-primary") -> dict[tuple[str, int], int]:
         """Return the committed positions of a group; raises KafkaException when the broker cannot tell yet."""
         wanted = [ConsumerGroupTopicPartitions(group)]
