@@ -152,7 +152,9 @@ def handles(
             raise ConfigError(f"{job_type}: unknown queue {queue.name!r}; expected one of {sorted(QUEUES)}")
         if cost < 1 or (queue.limit is not None and cost > queue.limit.count):
             most = queue.limit.count if queue.limit else "any"
-            raise ConfigError(f"{job_type}: cost must be 1 to the {most} that {queue.name} allows, got {cost}")
+            raise ConfigError(
+                f"{job_type}: cost must be 1 to the {most} that {queue.name} allows, got {cost}"
+            )
         if job_type in HANDLERS and HANDLERS[job_type].function is not function:
             raise ConfigError(
                 f"{job_type} already has a handler, in {HANDLERS[job_type].function.__module__}"

@@ -1,0 +1,135 @@
+"""Drain a backlog of jobs that do nothing with one `primary` worker: `python -m bench.drain --jobs 20000 --json`.
+
+Everything is on: decoding, admission and ledger in Redis, lifecycle events, positions; against the broker of a local
+stack that is started for it. The figures are of the worker process alone, from its first event to its last:
+jobs per second, microseconds of CPU per job (all threads, librdkafka's too), and resident memory.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import psutil
+from confluent_kafka import Consumer, TopicPartition
+
+import devstack
+from bench.handlers import Nothing
+from streams import topics
+from streams.client import SyncJobs
+from streams.publication import Publication
+from streams.queues import LIFECYCLE_TOPIC
+from streams.settings import Settings, load_settings
+
+ORGANIZATIONS = 7
+BATCH = 5_000
+PATIENCE_SECONDS = 120.0
+
+
+@click.command()
+@click.option(
+    "--jobs", "sizes", type=click.IntRange(100), multiple=True, default=(20_000,), help="May be repeated."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+def main(sizes: tuple[int, ...], as_json: bool) -> None:
+    """Drain backlogs of the given sizes one after the other, each with a worker of its own."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        os.chmod(folder, 0o711)
+        stack = devstack.start(Path(folder) / "stack")
+        try:
+            os.environ.update(stack.environment(), HANDLER_MODULES="bench.handlers", HEALTH_PORT="0")
+            settings = load_settings()
+            topics.ensure(settings)
+            for size in sizes:
+                publish(settings, size)
+                figures = drain(settings, size, Path(folder) / "worker.log")
+                click.echo(
+                    json.dumps(figures) if as_json else "  ".join(f"{k}={v}" for k, v in figures.items())
+                )
+        finally:
+            stack.stop(clean=True)
+
+
+def publish(settings: Settings, size: int) -> None:
+    """Publish the backlog."""
+    with SyncJobs(settings) as jobs:
+        for start in range(0, size, BATCH):
+            batch = [
+                Publication(Nothing(number=n), f"org-{n % ORGANIZATIONS}")
+                for n in range(start, min(size, start + BATCH))
+            ]
+            jobs.publish_many(batch)
+
+
+def drain(settings: Settings, size: int, log: Path) -> dict[str, object]:
+    """Run a worker until the backlog is drained and return the figures."""
+    events = _tail(settings)
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "faust", "-A", "streams.primary", "worker"], stdout=output, stderr=output
+        )
+    process = psutil.Process(worker.pid)
+    try:
+        first = _count(events, 1, worker)
+        began, cpu_before = time.monotonic(), _cpu(process)
+        peak, done = 0, first
+        while done < size:
+            done += _count(events, min(size - done, BATCH), worker)
+            peak = max(peak, process.memory_info().rss)
+        seconds, cpu = time.monotonic() - began, _cpu(process) - cpu_before
+    finally:
+        worker.terminate()
+        exit_code = worker.wait(60)
+        events.close()
+    measured = size - first
+    return {
+        "bench": "drain",
+        "jobs": size,
+        "jobs_per_second": round(measured / seconds),
+        "cpu_us_per_job": round(cpu / measured * 1e6, 1),
+        "peak_rss_mib": round(peak / 2**20, 1),
+        "exit_code": exit_code,
+        "load_1m": round(os.getloadavg()[0], 1),
+    }
+
+
+def _tail(settings: Settings) -> Consumer:
+    """Return a consumer at the end of the lifecycle topic."""
+    consumer = Consumer(
+        {**settings.kafka, "group.id": "bench", "enable.auto.commit": False, "fetch.wait.max.ms": 20}
+    )
+    ends = []
+    for number in range(settings.kafka_partitions):
+        partition = TopicPartition(LIFECYCLE_TOPIC, number)
+        partition.offset = consumer.get_watermark_offsets(partition, timeout=10)[1]
+        ends.append(partition)
+    consumer.assign(ends)
+    return consumer
+
+
+def _count(events: Consumer, wanted: int, worker: "subprocess.Popen[bytes]") -> int:
+    """Read at least as many events as wanted, and return how many."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    count = 0
+    while count < wanted:
+        count += len(events.consume(500, 0.05))
+        if worker.poll() is not None:
+            raise click.ClickException(
+                f"the worker ended with exit code {worker.returncode}; its log is above"
+            )
+        if time.monotonic() > deadline:
+            raise click.ClickException(f"only {count} of {wanted} events within {PATIENCE_SECONDS:g} s")
+    return count
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+if __name__ == "__main__":
+    main()
