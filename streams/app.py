@@ -1,5 +1,6 @@
 """The Faust app of a worker: what every one of the four is made of."""
 
+import gc
 import logging
 import os
 import sys
@@ -75,6 +76,7 @@ class App(faust.App):
             clock=lambda: datetime.now(UTC),
         )
         self.worker.start()
+        _calm_the_collector()
         self.forwarder = RetryForwarder(settings)
         self.forwarder.start()
         self.health = HealthServer(settings, self.worker_type, self.worker)
@@ -90,6 +92,17 @@ class App(faust.App):
             await self.health.stop()
             await self.forwarder.stop()
             await self.worker.close()
+
+
+def _calm_the_collector() -> None:
+    """Leave what was imported out of garbage collection, and collect less often.
+
+    Every job allocates a few dozen containers that are freed by their counts; at Python's thresholds, looking
+    through the window for cycles took a quarter of the CPU time of a job that does nothing.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def worker_app(worker_type: WorkerType) -> App:

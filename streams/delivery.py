@@ -6,7 +6,7 @@ dead letters carry the same bytes under new headers. The whole contract: docs/re
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -68,7 +68,6 @@ class Delivery:
     origin: str
     token: str = ""
     crashes: int = 0
-    taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def identity(self) -> str:

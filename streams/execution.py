@@ -46,20 +46,20 @@ class Execution:
         self._deadlines: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
 
-    async def run(self, delivery: Delivery, job: Job[Any]) -> tuple[Outcome, Attempt]:
-        """Call the handler once and return the outcome with what was measured."""
+    async def run(
+        self, delivery: Delivery, job: Job[Any], call: asyncio.Task[Any]
+    ) -> tuple[Outcome, Attempt]:
+        """Call the handler once, in the task `call`, and return the outcome with what was measured."""
         handler = delivery.handler
         if handler.runs_in == "loop":
-            attempt = await self._in_loop(handler, job)
+            attempt = await self._in_loop(handler, job, call)
         elif handler.runs_in == "thread":
             attempt = await self._in_thread(handler, job)
         else:
             attempt = await self._in_process(handler, job)
         return judge(delivery, attempt, random.random()), attempt
 
-    async def _in_loop(self, handler: Handler, job: Job[Any]) -> Attempt:
-        call = asyncio.current_task()
-        assert call is not None
+    async def _in_loop(self, handler: Handler, job: Job[Any], call: asyncio.Task[Any]) -> Attempt:
         self._deadlines[call] = time.monotonic() + handler.timeout.total_seconds()
         try:
             return _ended(job, await handler.function(job))

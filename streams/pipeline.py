@@ -203,13 +203,15 @@ class Pipeline:
                 group.create_task(self._runner())
 
     async def _runner(self) -> None:
+        call = asyncio.current_task()
+        assert call is not None
         while True:
             running = await self._ready.get()
             if running.delivery not in self._leased:
                 continue
             self._started += 1
             try:
-                await self._run(running)
+                await self._run(running, call)
             finally:
                 self._started -= 1
                 self._finished += 1
@@ -217,7 +219,7 @@ class Pipeline:
                 self._wake.set()
                 self._changed.set()
 
-    async def _run(self, running: Running) -> None:
+    async def _run(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
         started_at = running.started_at = self._clock()
         if delivery.crashes >= CRASH_LIMIT:
@@ -236,7 +238,7 @@ class Pipeline:
                 idempotency_key=delivery.idempotency_key,
                 report=running.report,
             )
-            outcome, attempt = await self._execution.run(delivery, job)
+            outcome, attempt = await self._execution.run(delivery, job, call)
         self._settlement.finish(delivery, outcome, attempt, started_at)
 
     def tell(self) -> None:
