@@ -62,10 +62,19 @@ class Window:
         return taken
 
     def put_back(self, deliveries: Iterable[Delivery]) -> None:
-        """Return deliveries that were taken and may not run yet to the heads of their lanes, in their order."""
-        for delivery in reversed(list(deliveries)):
+        """Return deliveries that were taken and may not run yet to the heads of their lanes, in their order.
+
+        Their organizations get their turns back: were they to queue up again behind those whose deliveries did
+        run, a limit that lets one through at a time would let the same organization through each time.
+        """
+        returned = list(deliveries)
+        for delivery in reversed(returned):
             self._count(delivery, 1)
             self._lane(delivery.organization_id).appendleft(delivery)
+        ahead = dict.fromkeys(
+            one.organization_id for one in returned if one.organization_id not in self._held_lanes
+        )
+        self._turns = deque([*ahead, *(name for name in self._turns if name not in ahead)])
 
     def hold(self, delivery: Delivery, until: datetime) -> None:
         """Keep a delivery that was taken, and only it, until an instant."""
@@ -74,9 +83,9 @@ class Window:
 
     def hold_lane(self, organization: str, until: datetime) -> None:
         """Take nothing of an organization until an instant."""
-        self._held_lanes[organization] = max(until, self._held_lanes.get(organization, until))
-        if organization in self._turns:
+        if organization in self._lanes and organization not in self._held_lanes:
             self._turns.remove(organization)
+        self._held_lanes[organization] = max(until, self._held_lanes.get(organization, until))
 
     def hold_all(self, until: datetime) -> None:
         """Take nothing until an instant."""

@@ -1,0 +1,56 @@
+"""Deliveries for tests that need no record behind them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from streams.delivery import Delivery
+from streams.jobs import Handler, Job, Payload
+from streams.offsets import PartitionOffsets
+from streams.queues import EMAILS
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def delivery(
+    organization: str = "acme", number: int = 0, *, handler: Handler | None = None, **changes: Any
+) -> Delivery:
+    """Return a delivery on `emails`, each fact of it changeable."""
+    facts: dict[str, Any] = {
+        "queue": EMAILS,
+        "offsets": PartitionOffsets(EMAILS.topic, 0),
+        "offset": number,
+        "key": organization.encode(),
+        "value": b"bytes of the job",
+        "headers": {},
+        "handler": handler,
+        "job_id": f"{organization}-{number}",
+        "organization_id": organization,
+        "payload": Payload(),
+        "created_at": NOON,
+        "priority": 5,
+        "idempotency_key": f"{organization}-{number}",
+        "attempt": 1,
+        "max_attempts": 3,
+        "snoozes": 0,
+        "replay_id": None,
+        "not_before": None,
+        "origin": f"{EMAILS.topic}/0/{number}",
+        **changes,
+    }
+    return Delivery(**facts)
+
+
+def job(payload: Payload | None = None, **changes: Any) -> Job[Any]:
+    """Return a job as its handler sees it."""
+    facts: dict[str, Any] = {
+        "id": "job-1",
+        "type": "test.job",
+        "organization_id": "acme",
+        "payload": payload or Payload(),
+        "attempt": 1,
+        "max_attempts": 3,
+        "queued_at": NOON,
+        "idempotency_key": "job-1",
+        **changes,
+    }
+    return Job(**facts)
