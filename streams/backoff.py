@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from streams.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -18,9 +20,16 @@ class Backoff:
     cap: timedelta = timedelta(hours=1)
     minimum: timedelta = timedelta(seconds=1)
 
+    def __post_init__(self) -> None:
+        if not timedelta(0) < self.minimum <= self.cap or self.first <= timedelta(0):
+            raise ConfigError(f"a backoff needs 0 < minimum <= cap and 0 < first, got {self}")
+        if not 1 <= self.factor <= 1000:
+            raise ConfigError(f"the factor of a backoff must be 1 to 1000, got {self.factor}")
+
     def delay(self, attempt: int, random: float) -> timedelta:
         """Return the wait after a failed attempt (counted from 1), for a random number in [0, 1)."""
-        # The exponent is bounded: factor**n overflows a float long before anyone retries that often.
-        ceiling = min(self.cap, self.first * self.factor ** min(attempt - 1, 32))
+        # The exponent is bounded, and the cap compared as numbers: neither a float nor a timedelta may overflow.
+        growth: float = self.factor ** min(attempt - 1, 64)
+        ceiling = self.first * growth if growth < self.cap / self.first else self.cap
         floor = min(self.minimum, ceiling)
         return floor + (ceiling - floor) * random
