@@ -33,7 +33,7 @@ class PartitionOffsets:
     def settle(self, offset: int) -> None:
         """Note that the outcome of a record is durable."""
         settled, waiting = self._settled, self._open
-        if not waiting or offset < waiting[0]:
+        if not waiting or not waiting[0] <= offset < self.next_offset:
             return
         settled.add(offset)
         while waiting and waiting[0] in settled:
