@@ -15,7 +15,7 @@ from streams.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / ".env.example").read_text().splitlines()
-ENTRY = re.compile(r"(#?)([A-Z][A-Z0-9_]+)=(.*)")
+ENTRY = re.compile(r"(# )?([A-Z][A-Z0-9_]+)=(.*)")
 
 SHAPED_LIKE_A_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 NO_VARIABLE_THAT_IS_READ = {"MAX_BYTES", "LC_ALL", "DEBIAN_FRONTEND", "PG_VERSION"}
@@ -45,6 +45,7 @@ def test_every_variable_that_is_read_is_listed_and_no_other() -> None:
     read |= set(texts("providers")) | set(texts("cli"))
     # containers.py holds the variables of the images that it runs.
     read |= set(texts("devstack", "containers.py"))
+    read |= set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.worker.yml").read_text()))
     assert set(entries()) == read - NO_VARIABLE_THAT_IS_READ | {"STACK"}
 
 
