@@ -24,6 +24,9 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LATEST_MS = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
 
+SOURCE = b"/streams"
+"""The `ce_source` of jobs from this project's client, which tells a job's input in its `queued` event."""
+
 ATTEMPT_CAP = 1000
 """Highest attempt or override of the attempts that is believed, whatever a header or a producer says."""
 
@@ -201,7 +204,7 @@ def envelope(job_id: str, job_type: str, organization: str, queue: Queue, now: d
         "ce_specversion": b"1.0",
         "ce_id": job_id.encode(),
         "ce_type": job_type.encode(),
-        "ce_source": b"/streams",
+        "ce_source": SOURCE,
         "ce_time": now.isoformat().encode(),
         "content-type": b"application/avro",
         "organization-id": organization.encode(),

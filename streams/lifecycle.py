@@ -3,16 +3,18 @@
 import random
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
-from streams.delivery import Delivery
+from streams.delivery import SOURCE, Delivery
 from streams.jobs import Payload, secret_fields
 from streams.outcome import Attempt, Failure
 from streams.producer import Message
 from streams.queues import LIFECYCLE_TOPIC
 
 _random = random.Random()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 Kind = Literal[
     "queued", "started", "progressed", "retried", "snoozed", "completed", "dead", "cancelled", "replayed"
@@ -48,7 +50,6 @@ class Lifecycle:
         progress: float | None = None,
         failure: Failure | None = None,
         output: str | None = None,
-        with_input: bool = False,
         memory_bytes: int | None = None,
     ) -> Message:
         """Return the event of something that happened to a delivery."""
@@ -56,7 +57,7 @@ class Lifecycle:
         event = {
             "eventId": event_id(),
             "kind": kind,
-            "at": at,
+            "at": (at_us := microseconds(at)),
             "jobId": delivery.job_id,
             "jobType": delivery.handler.job_type,
             "queue": delivery.queue.name,
@@ -65,14 +66,15 @@ class Lifecycle:
             "maxAttempts": delivery.max_attempts,
             "snoozes": delivery.snoozes,
             "replayId": delivery.replay_id,
-            "queuedAt": delivery.created_at,
-            "startedAt": started_at,
-            "finishedAt": at if ended else None,
+            "queuedAt": microseconds(delivery.created_at),
+            "startedAt": microseconds(started_at) if started_at else None,
+            "finishedAt": at_us if ended else None,
             "notBefore": not_before,
             "durationMs": (at - started_at).total_seconds() * 1000 if ended and started_at else None,
             "cpuTimeMs": attempt.cpu_ms if attempt else None,
             "memoryBytes": (attempt.memory_bytes if attempt else None) or memory_bytes,
-            "input": visible(delivery.payload) if with_input else None,
+            # The project's own client has told the input already, in the job's `queued` event.
+            "input": None if delivery.headers.get("ce_source") == SOURCE else visible(delivery.payload),
             "output": output,
             "progress": progress,
             "reason": reason,
@@ -104,6 +106,11 @@ class Lifecycle:
 
     def _message(self, event: dict[str, Any]) -> Message:
         return Message(LIFECYCLE_TOPIC, event["jobId"].encode(), self._codec.encode(event))
+
+
+def microseconds(instant: datetime) -> int:
+    """Return an instant as Avro's timestamp-micros has it; cheaper here than in the encoder."""
+    return (instant - _EPOCH) // _MICROSECOND
 
 
 def event_id() -> str:

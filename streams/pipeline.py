@@ -250,9 +250,7 @@ class Pipeline:
                 continue
             if not running.told:
                 running.told = True
-                event = self._lifecycle.of(
-                    "started", running.delivery, now, started_at=started_at, with_input=True
-                )
+                event = self._lifecycle.of("started", running.delivery, now, started_at=started_at)
                 self._settlement.note(event)
             if running.progress is not None:
                 (done, note), running.progress = running.progress, None

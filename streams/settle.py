@@ -108,16 +108,14 @@ class Settlement:
         }
         match outcome:
             case Completed(output, wanted):
-                event = tell("completed", delivery, at, output=output, with_input=True, **facts)
+                event = tell("completed", delivery, at, output=output, **facts)
                 return [*self._follow_ups.of(delivery, wanted, at), event], Done()
             case Retry(delay, failure):
                 due = at + delay
                 carried = _carry(
                     delivery, delay, due, delivery.attempt + 1, delivery.snoozes, failure=failure
                 )
-                event = tell(
-                    "retried", delivery, at, not_before=due, failure=failure, with_input=True, **facts
-                )
+                event = tell("retried", delivery, at, not_before=due, failure=failure, **facts)
                 return [carried, event], Waiting(
                     fence(delivery.replay_id or "", delivery.attempt + 1, delivery.snoozes)
                 )
@@ -137,7 +135,7 @@ class Settlement:
                     extra=_failure_headers(failure, at),
                 )
                 letter = Message(delivery.queue.dead_letter_topic, delivery.key, delivery.value, headers)
-                event = tell("dead", delivery, at, reason=reason, failure=failure, with_input=True, **facts)
+                event = tell("dead", delivery, at, reason=reason, failure=failure, **facts)
                 return [letter, event], Waiting(delivery.fence() + "~")
             case Cancelled(by):
                 event = tell("cancelled", delivery, at, reason=by, **facts)
