@@ -69,6 +69,8 @@ class Transient(JobError):
 
     def __init__(self, message: str, *, delay: timedelta | None = None) -> None:
         super().__init__(message)
+        if delay is not None and not isinstance(delay, timedelta):
+            raise TypeError(f"delay is a timedelta or None, not {type(delay).__name__}")
         self.delay = delay
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -80,6 +82,8 @@ class Snooze(JobError):
 
     def __init__(self, message: str, *, delay: timedelta) -> None:
         super().__init__(message)
+        if not isinstance(delay, timedelta):
+            raise TypeError(f"delay is a timedelta, not {type(delay).__name__}")
         self.delay = delay
 
     def __reduce__(self) -> tuple[object, ...]:

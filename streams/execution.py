@@ -1,6 +1,8 @@
 """Run one attempt: call the handler where it runs, bounded in time, and say what it came to."""
 
 import asyncio
+import itertools
+import json
 import logging
 import multiprocessing
 import os
@@ -11,25 +13,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as PoolTimeout
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from providers.errors import RateLimited, Refused, Unavailable
 from streams.delivery import Delivery
 from streams.errors import Poison, Snooze, Transient
 from streams.jobs import Handler, Job
-from streams.outcome import Attempt, Completed, DeadLetter, Failure, Outcome, Retry, Snoozed
+from streams.outcome import Attempt, Completed, DeadLetter, Failure, Outcome, Retry, Snoozed, clean
 
 log = logging.getLogger(__name__)
 
 OUTPUT_CAP = 16_000
-"""Bytes of JSON that are kept of an output."""
+"""Characters of JSON that are kept of an output."""
+
+LONGEST_DELAY = timedelta(days=366)
+"""A handler or a provider may ask for more; it is not given."""
 
 
 class Execution:
@@ -38,11 +45,10 @@ class Execution:
     def __init__(self, *, process_count: int, modules: tuple[str, ...] = ()) -> None:
         self._process_count = process_count
         self._modules = modules
-        self._threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="handler")
         self._processes: ProcessPool | None = None
-        self._reports: Any = None
-        self._listeners: dict[str, Callable[[float, str], None]] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reports: tuple[Connection, Connection] | None = None
+        self._listeners: dict[int, Callable[[float, str], None]] = {}
+        self._tickets = itertools.count()
         self._deadlines: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
 
@@ -51,28 +57,34 @@ class Execution:
     ) -> tuple[Outcome, Attempt]:
         """Call the handler once, in the task `call`, and return the outcome with what was measured."""
         handler = delivery.handler
-        if handler.runs_in == "loop":
-            attempt = await self._in_loop(handler, job, call)
-        elif handler.runs_in == "thread":
-            attempt = await self._in_thread(handler, job)
-        else:
-            attempt = await self._in_process(handler, job)
+        try:
+            if handler.runs_in == "loop":
+                attempt = await self._in_loop(handler, job, call)
+            elif handler.runs_in == "thread":
+                attempt = await self._in_thread(handler, job)
+            else:
+                attempt = await self._in_process(handler, job)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is an outcome
+            attempt = failed(error)
         return judge(delivery, attempt, random.random()), attempt
 
     async def _in_loop(self, handler: Handler, job: Job[Any], call: asyncio.Task[Any]) -> Attempt:
         self._deadlines[call] = time.monotonic() + handler.timeout.total_seconds()
         try:
             return _ended(job, await handler.function(job))
-        except asyncio.CancelledError:
-            if call not in self._overdue:
+        except asyncio.CancelledError as error:
+            asked = call.cancelling()
+            if asked == 0:
+                # Nobody meant this call: the handler waited for something that was cancelled.
+                return failed(error)
+            if call not in self._overdue or asked > 1:
                 raise
-            call.uncancel()
             return _timed_out(handler)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is an outcome
-            return Attempt(error=error, failure=Failure.of(error))
         finally:
             del self._deadlines[call]
-            self._overdue.discard(call)
+            if call in self._overdue:
+                self._overdue.remove(call)
+                call.uncancel()
 
     def cancel_overdue(self) -> None:
         """Cancel handlers in the loop that are past their timeout; a timer of its own for each would cost more."""
@@ -83,70 +95,99 @@ class Execution:
                 call.cancel()
 
     async def _in_thread(self, handler: Handler, job: Job[Any]) -> Attempt:
-        """A thread cannot be killed: at the timeout it is told through `job.cancelled` and left to itself."""
-        job.cancel = threading.Event()
+        """A thread cannot be killed: at the timeout it is told through `job.cancelled` and left to itself.
+
+        So it is a daemon of its own and no member of a pool: it takes nobody's place and holds up no exit.
+        """
+        told = job.cancel = threading.Event()
         loop = asyncio.get_running_loop()
+        ended: asyncio.Future[Attempt] = loop.create_future()
         report = job.report
         if report is not None:
+            job.report = lambda done, note: _in(loop, report, done, note)
 
-            def from_thread(done: float, note: str) -> None:
-                loop.call_soon_threadsafe(report, done, note)
+        def call() -> None:
+            attempt = call_in_thread(handler, job)
+            _in(loop, lambda: None if ended.done() else ended.set_result(attempt))
 
-            job.report = from_thread
-        running = loop.run_in_executor(self._threads, call_in_thread, handler, job)
-        done, _ = await asyncio.wait({running}, timeout=handler.timeout.total_seconds())
-        if done:
-            return running.result()
-        job.cancel.set()
-        return _timed_out(handler)
+        threading.Thread(target=call, name=f"handler {job.type} {job.id}", daemon=True).start()
+        try:
+            async with asyncio.timeout(handler.timeout.total_seconds()):
+                return await ended
+        except TimeoutError:
+            return _timed_out(handler)
+        finally:
+            told.set()
 
     async def _in_process(self, handler: Handler, job: Job[Any]) -> Attempt:
-        pool = self._pool()
+        ticket = next(self._tickets)
         if job.report is not None:
-            self._listeners[job.id] = job.report
+            self._listeners[ticket] = job.report
             job.report = None
-        future = pool.schedule(call_in_process, args=(handler, job), timeout=handler.timeout.total_seconds())
         try:
-            result: Attempt = await asyncio.wrap_future(future)
+            attempt: Attempt = await asyncio.wrap_future(self._schedule(handler, job, ticket))
         except (TimeoutError, PoolTimeout):
             return _timed_out(handler)
         except ProcessExpired as error:
             message = f"the handler's process ended with exit code {error.exitcode}"
             return Attempt(error=error, failure=Failure.named("ProcessExpired", message))
         finally:
-            self._listeners.pop(job.id, None)
-        return result
+            self._listeners.pop(ticket, None)
+        return attempt
+
+    def _schedule(self, handler: Handler, job: Job[Any], ticket: int) -> ProcessFuture[Attempt]:
+        """Hand a call to the pool, or to a new one: the death of an idle process breaks a pool for good."""
+        timeout = handler.timeout.total_seconds()
+        arguments = (handler, job, ticket)
+        try:
+            return self._pool().schedule(call_in_process, args=arguments, timeout=timeout)
+        except RuntimeError:
+            broken, self._processes = self._processes, None
+            log.exception("the pool of processes broke; a new one takes its place")
+            threading.Thread(target=_end, args=(broken,), name="broken pool", daemon=True).start()
+            return self._pool().schedule(call_in_process, args=arguments, timeout=timeout)
 
     def _pool(self) -> ProcessPool:
         if self._processes is None:
             # fork would copy the locks of librdkafka's and the consumer's threads in whatever state they are.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["streams.jobs", *self._modules])
-            self._loop = asyncio.get_running_loop()
-            self._reports = context.SimpleQueue()
-            threading.Thread(target=self._listen, name="progress", daemon=True).start()
+            if self._reports is None:
+                self._reports = context.Pipe(duplex=False)
+                listen = (self._reports[0], asyncio.get_running_loop())
+                threading.Thread(target=self._listen, args=listen, name="progress", daemon=True).start()
             self._processes = ProcessPool(
                 max_workers=self._process_count,
                 context=context,
                 initializer=_start_process,
-                initargs=(self._reports, os.getpid()),
+                initargs=(self._reports[1],),
             )
         return self._processes
 
-    def _listen(self) -> None:
-        assert self._loop is not None
-        for job_id, done, note in iter(self._reports.get, None):
-            listener = self._listeners.get(job_id)
+    def _listen(self, reports: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        for ticket, done, note in iter(reports.recv, None):
+            listener = self._listeners.get(ticket)
             if listener is not None:
-                self._loop.call_soon_threadsafe(listener, done, note)
+                _in(loop, listener, done, note)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the processes at once and abandon the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._processes is not None:
-            self._processes.stop()  # type: ignore[no-untyped-call]
-            self._processes.join(timeout=5)
-            self._reports.put(None)
+            await asyncio.to_thread(_end, self._processes)
+        if self._reports is not None:
+            self._reports[1].send(None)
+
+
+def _in(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:
+    """Call a function in the loop, from a thread that may outlive it."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+def _end(pool: ProcessPool | None) -> None:
+    if pool is not None:
+        pool.stop()  # type: ignore[no-untyped-call]
+        pool.join()
 
 
 def call_in_thread(handler: Handler, job: Job[Any]) -> Attempt:
@@ -154,15 +195,15 @@ def call_in_thread(handler: Handler, job: Job[Any]) -> Attempt:
     started = time.thread_time()
     try:
         ended = _ended(job, handler.function(job))
-    except Exception as error:  # noqa: BLE001 - whatever a handler raises is an outcome
-        ended = Attempt(error=error, failure=Failure.of(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is an outcome
+        ended = failed(error)
     return replace(ended, cpu_ms=(time.thread_time() - started) * 1000)
 
 
-_reports: Any = None
+_reports: Connection | None = None
 
 
-def _start_process(reports: Any, parent: int) -> None:
+def _start_process(reports: Connection) -> None:
     global _reports
     _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -175,20 +216,45 @@ def _start_process(reports: Any, parent: int) -> None:
             os._exit(1)
 
 
-def call_in_process(handler: Handler, job: Job[Any]) -> Attempt:
+def call_in_process(handler: Handler, job: Job[Any], ticket: int) -> Attempt:
     """Call a plain function in this process; every part of what is returned can be pickled."""
-    job.report = lambda done, note: _reports.put((job.id, done, note))
+
+    def report(done: float, note: str) -> None:
+        # Less than PIPE_BUF, so it is written in one piece: no lock that a killed process would keep.
+        assert _reports is not None
+        _reports.send((ticket, done, note))
+
+    job.report = report
     before = resource.getrusage(resource.RUSAGE_SELF)
     attempt = call_in_thread(handler, job)
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_ms = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
-    error = attempt.error
-    if error is not None and not isinstance(error, _OUTCOMES):
-        error = RuntimeError(str(error))
+    error, failure = attempt.error, attempt.failure
+    if error is not None and failure is not None:
+        error = _portable(error, failure.message)
     return replace(attempt, error=error, cpu_ms=cpu_ms, memory_bytes=after.ru_maxrss * 1024)
 
 
-_OUTCOMES = (Transient, Snooze, Poison, Unavailable, RateLimited, Refused)
+def _portable(error: BaseException, message: str) -> Exception:
+    """Return an error that judges the same and can be unpickled, whatever a handler derived its own from."""
+    match error:
+        case Transient():
+            return Transient(message, delay=error.delay)
+        case Snooze():
+            return Snooze(message, delay=error.delay)
+        case RateLimited():
+            return RateLimited(message, error.retry_after)
+        case Poison() | Refused():
+            return Poison(message)
+        case Unavailable():
+            return Unavailable(message)
+        case _:
+            return RuntimeError(message)
+
+
+def failed(error: BaseException) -> Attempt:
+    """Return the attempt that ended with an error."""
+    return Attempt(error=error, failure=Failure.of(error))
 
 
 def _ended(job: Job[Any], result: Any) -> Attempt:
@@ -196,10 +262,19 @@ def _ended(job: Job[Any], result: Any) -> Attempt:
         return Attempt(None, tuple(job.follow_ups))
     if not isinstance(result, BaseModel):
         raise TypeError(f"a handler returns a Result or None, not {type(result).__name__}")
-    output = result.model_dump_json(by_alias=True)
+    output = _json(result)
     if len(output) > OUTPUT_CAP:
         output = f'{{"truncated":true,"length":{len(output)}}}'
     return Attempt(output, tuple(job.follow_ups))
+
+
+def _json(result: BaseModel) -> str:
+    try:
+        return result.model_dump_json(by_alias=True)
+    except PydanticSerializationError:
+        # A lone surrogate or odd bytes; the effect is there, so the job has not failed.
+        text = json.dumps(result.model_dump(by_alias=True), default=str, ensure_ascii=False)
+        return clean(text, len(text))
 
 
 def _timed_out(handler: Handler) -> Attempt:
@@ -215,9 +290,9 @@ def judge(delivery: Delivery, attempt: Attempt, jitter: float) -> Outcome:
     delay: timedelta | None = None
     match error:
         case Snooze():
-            return Snoozed(error.delay, str(error))
+            return Snoozed(_bounded(error.delay), failure.message)
         case RateLimited():
-            return Snoozed(error.retry_after, str(error))
+            return Snoozed(_bounded(error.retry_after), failure.message)
         case Poison() | Refused():
             return DeadLetter("poison", failure)
         case Transient():
@@ -232,4 +307,10 @@ def judge(delivery: Delivery, attempt: Attempt, jitter: float) -> Outcome:
             )  # fmt: skip
     if delivery.attempt >= delivery.max_attempts:
         return DeadLetter(f"all {delivery.max_attempts} attempts failed", failure)
-    return Retry(delay or delivery.handler.backoff.delay(delivery.attempt, jitter), failure)
+    if delay is None:
+        delay = delivery.handler.backoff.delay(delivery.attempt, jitter)
+    return Retry(_bounded(delay), failure)
+
+
+def _bounded(delay: timedelta) -> timedelta:
+    return min(max(delay, timedelta(0)), LONGEST_DELAY)

@@ -21,6 +21,8 @@ from streams.queues import QUEUES, Queue
 
 RunsIn = Literal["loop", "thread", "process"]
 
+NOTE_CAP = 500
+
 
 class Payload(BaseModel):
     """The input of one job type: a frozen record, camelCase on the wire, unknown fields refused.
@@ -35,6 +37,8 @@ class Payload(BaseModel):
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
+        # For events: bytes need not be UTF-8.
+        ser_json_bytes="base64",
     )
 
 
@@ -56,7 +60,9 @@ def secret_fields(payload: type[Payload]) -> set[str]:
 class Result(BaseModel):
     """The output of one job type; kept with the job's execution, so small and without secrets."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, ser_json_bytes="base64"
+    )
 
 
 P = TypeVar("P", bound=Payload)
@@ -88,9 +94,13 @@ class Job(Generic[P]):
     cancel: threading.Event | None = None
 
     def progress(self, fraction: float, note: str = "") -> None:
-        """Report how far the job is, 0 to 1; written as a `progressed` event, at most one per flush."""
+        """Report how far the job is, 0 to 1; written as a `progressed` event, at most one per flush.
+
+        A note is cut after NOTE_CAP characters.
+        """
         if self.report is not None:
-            self.report(min(max(fraction, 0.0), 1.0), note)
+            # In this order, NaN becomes 0.
+            self.report(min(max(0.0, float(fraction)), 1.0), str(note)[:NOTE_CAP])
 
     def follow_up(self, payload: Payload, *, delay: timedelta | None = None) -> None:
         """Publish another job of the same organization when this one completes; once, even if this one repeats."""

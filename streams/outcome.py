@@ -28,18 +28,28 @@ class Failure:
         place = f"{frames[-1].filename}:{frames[-1].name}" if frames else ""
         stack = "".join(traceback.format_exception(error))
         return cls(
-            kind, _clean(str(error)[:MESSAGE_CAP]), _clean(stack[-STACK_CAP:]), _fingerprint(kind, place)
+            kind,
+            clean(_message(error), MESSAGE_CAP),
+            clean(stack[-STACK_CAP:], STACK_CAP),
+            _fingerprint(kind, place),
         )
 
     @classmethod
     def named(cls, kind: str, message: str) -> "Failure":
         """Return a failure that no exception stands for."""
-        return cls(kind, _clean(message[:MESSAGE_CAP]), None, _fingerprint(kind, ""))
+        return cls(kind, clean(message, MESSAGE_CAP), None, _fingerprint(kind, ""))
 
 
-def _clean(text: str) -> str:
-    """Return the text without lone surrogates, which no encoding carries."""
-    return text.encode("utf-8", "replace").decode()
+def clean(text: str, cap: int) -> str:
+    """Return at most `cap` characters of a text, lone surrogates replaced: no encoding carries them."""
+    return text[:cap].encode("utf-8", "replace").decode()
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - any code may stand behind str(), and a failure is told all the same
+        return f"(its message cannot be shown: {type(broken).__name__})"
 
 
 def _fingerprint(kind: str, place: str) -> str:
@@ -52,7 +62,7 @@ class Attempt:
 
     output: str | None = None
     follow_ups: tuple[FollowUp, ...] = ()
-    error: Exception | None = None
+    error: BaseException | None = None
     failure: Failure | None = None
     cpu_ms: float | None = None
     memory_bytes: int | None = None

@@ -179,7 +179,7 @@ class Worker:
         for task in self._duties:
             task.cancel()
         await asyncio.gather(*self._duties, return_exceptions=True)
-        self._execution.close()
+        await self._execution.close()
         # A thread cannot be ended before the process is: its lease must outlive it.
         marks = [self._settlement.release(one) for one in left if one.handler.runs_in != "thread"]
         await self._give_back([mark for mark in marks if mark is not None])
