@@ -138,7 +138,8 @@ def test_containers_need_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_unexpected_error_in_the_log_fails_a_test(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text((Path(__file__).parents[1] / "conftest.py").read_text())
+    root = Path(__file__).parents[2]
+    (tmp_path / "conftest.py").write_text((root / "tests" / "conftest.py").read_text())
     (tmp_path / "test_it.py").write_text(
         "import logging\n"
         "def test_silent(): logging.getLogger('a').error('boom')\n"
@@ -147,6 +148,9 @@ def test_an_unexpected_error_in_the_log_fails_a_test(tmp_path: Path) -> None:
         "    logging.getLogger('a').error('boom')\n"
     )
     command: Sequence[str] = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert "a: boom" in result.stdout
     assert "2 passed, 1 error" in result.stdout
