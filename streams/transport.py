@@ -101,6 +101,8 @@ class Consumer(driver.Consumer):
             self._left = True
             grace = settings.shutdown_grace
             await self._worker.stop_admitting()
+        if self._worker.failure.done():
+            grace = timedelta(0)  # nothing settles any more
         await self._worker.hand_over(grace)
         await self.commit()
         self._worker.forget()
