@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.consuming import Consumed, End, consumed
+from streams.delivery import EPOCH, header_text, milliseconds, not_before_of
+from streams.errors import InvalidRecord
 from streams.producer import Message, Producer
 from streams.queues import QUEUES, RETRY_DELAYS, waiting_topic
 from streams.settings import Settings
@@ -21,10 +23,12 @@ GROUP = "streams-retry-forwarder"
 POLL = timedelta(milliseconds=100)
 BATCH = 500
 
+_DEAD_LETTER_TOPICS = {queue.topic: queue.dead_letter_topic for queue in QUEUES.values()}
+
 
 def goes_on_at(topic: str, written_ms: int) -> datetime:
     """Return when a record of a retry topic goes on: at the end of the topic's delay."""
-    return datetime.fromtimestamp(written_ms / 1000, UTC) + RETRY_DELAYS[topic]
+    return EPOCH + timedelta(milliseconds=written_ms) + RETRY_DELAYS[topic]
 
 
 def next_topic(headers: dict[str, bytes], now: datetime) -> str | None:
@@ -32,12 +36,11 @@ def next_topic(headers: dict[str, bytes], now: datetime) -> str | None:
     queue = QUEUES.get(headers.get("queue", b"").decode("utf-8", "replace"))
     if queue is None:
         return None
-    raw = headers.get("not-before", b"")
-    if raw.isdigit() and len(raw) <= 16:
-        remaining = datetime.fromtimestamp(int(raw) / 1000, UTC) - now
-        if remaining > timedelta(0):
-            return waiting_topic(queue, remaining)
-    return queue.topic
+    try:
+        due = not_before_of(headers)
+    except InvalidRecord:
+        return queue.topic  # whose worker refuses it
+    return queue.topic if due is None or due <= now else waiting_topic(queue, due - now)
 
 
 class RetryForwarder:
@@ -84,13 +87,17 @@ class RetryForwarder:
             except KafkaException as error:
                 log.warning("retry forwarding starts again after: %s", error.args[0].str())
                 self._stopping.wait(1)
+            except Exception:
+                # A thread that ended would leave every retry where it is, and nobody would notice.
+                log.exception("retry forwarding starts again")
+                self._stopping.wait(1)
         self._producer.close()
 
     def _consume(self) -> None:
         consumer = Consumer(self._config)
         self._paused.clear()
         try:
-            consumer.subscribe(list(RETRY_DELAYS), on_assign=self._forget, on_revoke=self._forget)
+            consumer.subscribe(list(RETRY_DELAYS), on_revoke=self._forget)
             while not self._stopping.is_set():
                 self._resume(consumer, datetime.now(UTC))
                 self._forward(consumer, consumed(consumer.consume(BATCH, POLL.total_seconds())))
@@ -98,6 +105,8 @@ class RetryForwarder:
             consumer.close()
 
     def _forget(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # A pause outlives the rebalance when the same member gets its partition back.
+        consumer.resume([TopicPartition(topic, number) for topic, number in self._paused])
         self._paused.clear()
 
     def _resume(self, consumer: Consumer, now: datetime) -> None:
@@ -131,9 +140,30 @@ class RetryForwarder:
         consumer.commit(offsets=list(commit.values()), asynchronous=False)
 
     def _write(self, messages: list[Message]) -> None:
-        sending = self._producer.start(messages)
+        """Write records and wait for them; one too large for its queue, as none of a worker's is, is buried."""
+        sending = self._producer.start(messages, each=True)
         while sending.left:
             if not self._producer.poll():
                 time.sleep(0.002)
-        for error in sending.errors:
-            raise KafkaException(error)
+        too_large: list[Message] = []
+        for index, message in enumerate(messages):
+            error = sending.state(index)
+            if isinstance(error, KafkaError):
+                if error.code() != KafkaError.MSG_SIZE_TOO_LARGE or message.topic not in _DEAD_LETTER_TOPICS:
+                    raise KafkaException(error)
+                log.error("a retry is too large for %s and is buried", message.topic)
+                too_large.append(buried(message, error.str(), datetime.now(UTC)))
+        if too_large:
+            self._write(too_large)
+
+
+def buried(message: Message, why: str, at: datetime) -> Message:
+    """Return the dead letter of a record that its queue's topic does not take."""
+    headers: dict[str, str | bytes | None] = dict(message.headers or [])
+    headers |= {
+        "reason": header_text(why),
+        "error-kind": b"TooLarge",
+        "error-message": header_text(why),
+        "failed-at": b"%d" % milliseconds(at),
+    }
+    return Message(_DEAD_LETTER_TOPICS[message.topic], message.key, message.value, list(headers.items()))

@@ -34,6 +34,19 @@ def test_a_delayed_job_is_never_early_and_less_than_a_second_late(pipeline: Pipe
     assert max(late) < 1, sorted(late)
 
 
+def test_a_record_that_waits_goes_on_in_time_though_another_worker_joins(pipeline: Pipeline) -> None:
+    first = pipeline.worker().start()
+    with SyncJobs(pipeline.settings) as jobs:
+        jobs.publish(Work(), organization_id="warm-up")
+        pipeline.wait_for("completed", 1)
+        wait = timedelta(seconds=12)
+        jobs.publish_many([Publication(Work(), f"org-{number}", delay=wait) for number in range(40)])
+    # It takes over some of the partitions of retry topics, and the first keeps the others.
+    second = pipeline.worker("scheduled").start()
+    pipeline.wait_for("completed", 41, 30)
+    assert [worker.terminate() for worker in (first, second)] == [0, 0]
+
+
 def test_a_snooze_spends_no_attempt_and_an_idempotency_key_runs_once(pipeline: Pipeline) -> None:
     with SyncJobs(pipeline.settings) as jobs:
         snoozed = jobs.publish(
