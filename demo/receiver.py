@@ -79,6 +79,11 @@ class Receiver:
     ) -> None:
         self._serving.__exit__(kind, error, trace)
 
+    @property
+    def address(self) -> str:
+        """Where it listens: a URL without a path."""
+        return self._url
+
     def url(self, organization_id: str, name: str) -> str:
         """Return where an organization's events go; each name is a path that can fail on its own."""
         return f"{self._url}{_path(organization_id, name)}"
@@ -114,10 +119,15 @@ class Receiver:
         with self._changed:
             return self._record.forged
 
-    def attempts(self, organization_id: str, name: str) -> int:
-        """How many requests a path has had, failed ones included."""
+    @property
+    def requests(self) -> dict[str, int]:
+        """How many requests each path has had, failed ones included."""
         with self._changed:
-            return self._record.attempts.get(_path(organization_id, name), 0)
+            return dict(self._record.attempts)
+
+    def attempts(self, organization_id: str, name: str) -> int:
+        """How many requests one path has had, failed ones included."""
+        return self.requests.get(_path(organization_id, name), 0)
 
     def wait_for(self, reached: Callable[[tuple[ReceivedEvent, ...]], bool], timeout: timedelta) -> bool:
         """Wait until the events taken satisfy the condition; return False when the time is up."""
