@@ -1,14 +1,25 @@
 """Deliveries for tests that need no record behind them."""
 
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from streams.backoff import Backoff
 from streams.delivery import Delivery
-from streams.jobs import Handler, Job, Payload
+from streams.jobs import Handler, Job, Payload, RunsIn
 from streams.offsets import PartitionOffsets
 from streams.queues import EMAILS
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def handler(
+    function: Callable[[Job[Any]], Any],
+    runs_in: RunsIn = "thread",
+    timeout: timedelta = timedelta(seconds=20),
+) -> Handler:
+    """Return a handler with three attempts that is registered nowhere."""
+    return Handler("test.job", EMAILS, function, Payload, timeout, 3, runs_in, Backoff(), 1)
 
 
 def delivery(
