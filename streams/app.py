@@ -140,6 +140,7 @@ def _configuration(worker_type: WorkerType, settings: Settings) -> dict[str, Any
         "broker_session_timeout": settings.kafka_session_timeout.total_seconds(),
         "broker_heartbeat_interval": settings.kafka_session_timeout.total_seconds() / 6,
         "broker_request_timeout": 40.0,
+        "consumer_max_fetch_size": 256 * 1024,
         "consumer_auto_offset_reset": "earliest",
         "stream_wait_empty": True,
         "agent_supervisor": "mode.CrashingSupervisor",

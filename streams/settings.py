@@ -65,10 +65,10 @@ class Settings(BaseSettings):
     marker_retention: Duration = timedelta(days=7)
     shutdown_grace: Duration = timedelta(seconds=25)
     revoke_grace: Duration = timedelta(seconds=10)
-    window_records: int = Field(2000, ge=1)
+    window_records: int = Field(1000, ge=1)
     window_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     window_span: int = Field(10_000, ge=1)
-    snooze_limit: int = Field(10_000, ge=1)
+    snooze_limit: int = Field(10_000, ge=1, le=999_999)
     unknown_schema_delay: Duration = timedelta(seconds=30)
     unknown_schema_limit: Duration = timedelta(hours=24)
 
@@ -84,6 +84,11 @@ class Settings(BaseSettings):
     def _durations_fit(self) -> Self:
         if self.lease < timedelta(seconds=3):
             raise ValueError(f"LEASE must be at least 3 s to be renewed in time, got {self.lease}")
+        if self.marker_retention <= self.lease:
+            raise ValueError(
+                f"MARKER_RETENTION ({self.marker_retention}) must exceed LEASE ({self.lease}), "
+                "or a job would be forgotten while it runs"
+            )
         if self.kafka_min_insync > self.kafka_replication:
             raise ValueError(
                 f"KAFKA_MIN_INSYNC ({self.kafka_min_insync}) must not exceed "
