@@ -108,7 +108,8 @@ def _records(settings: Settings, topic: str, since: datetime | None) -> Iterator
     seconds = settings.kafka_start_timeout.total_seconds()
     consumer = Consumer(
         {**settings.kafka, "group.id": "streams-replay", "enable.auto.commit": False, "log_level": 2,
-         "enable.partition.eof": True, "auto.offset.reset": "earliest"}
+         # The end of an empty partition is known when a fetch of it has waited.
+         "enable.partition.eof": True, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 10}
     )  # fmt: skip
     try:
         known = consumer.list_topics(topic, timeout=seconds).topics[topic]
@@ -121,7 +122,7 @@ def _records(settings: Settings, topic: str, since: datetime | None) -> Iterator
         consumer.assign(start)
         deadline = time.monotonic() + seconds
         while open_partitions:
-            for record in consumed(consumer.consume(500, 0.5)):
+            for record in consumed(consumer.consume(500, 0.05)):
                 deadline = time.monotonic() + seconds
                 if isinstance(record, End):
                     open_partitions.discard(record.partition)
