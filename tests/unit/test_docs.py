@@ -114,7 +114,7 @@ def test_all_python_fits_the_types_of_the_code(tmp_path: Path) -> None:
         module = "greetings" if "Greetings, for the tutorial" in content else f"snippet_{number}"
         (tmp_path / f"{module}.py").write_text(content)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache",
+        [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache" / "docs",
          *sorted(tmp_path.glob("*.py"))],
         cwd=ROOT,
         env={**os.environ, "MYPYPATH": str(tmp_path)},
