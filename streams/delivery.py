@@ -7,7 +7,7 @@ dead letters carry the same bytes under new headers. The whole contract: docs/re
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -21,14 +21,27 @@ from streams.queues import Queue
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 """What job and organization ids may look like: they become parts of keys, file names and log lines."""
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _LATEST_MS = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
 
 SOURCE = b"/streams"
 """The `ce_source` of jobs from this project's client, which tells a job's input in its `queued` event."""
 
 ATTEMPT_CAP = 1000
-"""Highest attempt or override of the attempts that is believed, whatever a header or a producer says."""
+"""Highest attempt that is believed, whatever a header says, and most attempts that a producer may ask for."""
+
+SNOOZE_CAP = 999_999
+"""Highest number of snoozes that is believed: a fence has six digits for it."""
+
+KEY_CAP = 256
+"""Most characters of an idempotency or ordering key."""
+
+HEADERS_CAP = 8 * 1024
+"""Most bytes of headers, names included, that a record may have."""
+
+ORIGIN_CAP = 512
 
 Headers = list[tuple[str, str | bytes | None]]
 """Headers as confluent-kafka's producer takes them; their values are bytes."""
@@ -131,12 +144,16 @@ def _delivery(
     max_attempts = job["maxAttempts"]
     if not 1 <= job["priority"] <= 10:
         raise InvalidRecord(f"priority must be 1 to 10, got {job['priority']}")
-    if max_attempts is not None and max_attempts < 1:
-        raise InvalidRecord(f"maxAttempts must be at least 1, got {max_attempts}")
+    if max_attempts is not None and not 1 <= max_attempts <= ATTEMPT_CAP:
+        raise InvalidRecord(f"maxAttempts must be 1 to {ATTEMPT_CAP}, got {max_attempts}")
     replay_id = headers.get("replay-id", b"").decode("ascii", "replace")
-    if replay_id and _UUID.fullmatch(replay_id) is None:
-        raise InvalidRecord(f"header replay-id must be a UUID in lower case, got {replay_id[:64]!r}")
-    not_before = _count(headers, "not-before", 0, _LATEST_MS)
+    if replay_id and _UUID7.fullmatch(replay_id) is None:
+        # Fences are compared by it: one that does not grow with time would shut out the replays to come.
+        raise InvalidRecord(f"header replay-id must be a UUIDv7 in lower case, got {replay_id[:64]!r}")
+    check_headers(headers)
+    for name in ("idempotencyKey", "orderingKey"):
+        if job[name] is not None and not 1 <= len(job[name]) <= KEY_CAP:
+            raise InvalidRecord(f"{name} must have 1 to {KEY_CAP} characters, got {len(job[name])}")
     return Delivery(
         queue=queue,
         offsets=offsets,
@@ -152,17 +169,36 @@ def _delivery(
         priority=job["priority"],
         idempotency_key=job["idempotencyKey"] or job_id,
         attempt=_count(headers, "attempt", 1, ATTEMPT_CAP),
-        max_attempts=min(max_attempts or handler.max_attempts, ATTEMPT_CAP),
-        snoozes=_count(headers, "snoozes", 0, 999_999),
+        max_attempts=max_attempts or handler.max_attempts,
+        snoozes=_count(headers, "snoozes", 0, SNOOZE_CAP),
         replay_id=replay_id or None,
-        not_before=datetime.fromtimestamp(not_before / 1000, UTC) if not_before else None,
-        origin=headers["origin"].decode("utf-8", "replace") if "origin" in headers else origin_of(record),
+        not_before=not_before_of(headers),
+        origin=origin_of(record, headers),
     )
 
 
-def origin_of(record: Record) -> str:
+def check_headers(headers: Mapping[str, bytes]) -> None:
+    """Raise InvalidRecord when headers leave no room for those that carrying the record on will add."""
+    size = sum(map(len, headers)) + sum(map(len, headers.values()))
+    if size > HEADERS_CAP:
+        raise InvalidRecord(f"the headers take {size} bytes, more than the {HEADERS_CAP} allowed")
+
+
+def not_before_of(headers: Mapping[str, bytes]) -> datetime | None:
+    """Return the instant before which the record does not go on; raises InvalidRecord."""
+    instant_ms = _count(headers, "not-before", 0, _LATEST_MS)
+    return EPOCH + instant_ms * _MILLISECOND if instant_ms else None
+
+
+def place_of(record: Record) -> str:
     """Return where a record is, as headers and rows name it: topic/partition/offset."""
     return f"{record.topic}/{record.partition}/{record.offset}"
+
+
+def origin_of(record: Record, headers: Mapping[str, bytes]) -> str:
+    """Return where the job's first record is: what its header says, else here."""
+    origin = headers.get("origin")
+    return place_of(record) if origin is None else origin[:ORIGIN_CAP].decode("utf-8", "replace")
 
 
 def _agree(header: str, found: bytes | None, field_name: str, stated: str) -> None:
@@ -242,4 +278,4 @@ def header_text(text: str, limit: int = 1000) -> bytes:
 
 def milliseconds(instant: datetime) -> int:
     """Return an instant as milliseconds since the epoch, rounded up so that nothing runs early."""
-    return -(-int(instant.timestamp() * 1_000_000) // 1000)
+    return -((EPOCH - instant) // _MILLISECOND)

@@ -17,7 +17,10 @@ def parse_duration(text: str) -> timedelta:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", text.strip())
     if match is None:
         raise ValueError(f"expected a duration such as 500ms, 30s, 5m, 2h or 7d, got {text!r}")
-    return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])})
+    except OverflowError:
+        raise ValueError(f"expected a duration of less than a billion days, got {text[:40]!r}") from None
 
 
 def _from_text(value: Any) -> Any:

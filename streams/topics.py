@@ -21,11 +21,11 @@ from streams.errors import ConfigError
 from streams.queues import LIFECYCLE_TOPIC, QUEUES, RETRY_DELAYS, TRACKING_DEAD_LETTER_TOPIC
 from streams.settings import Settings
 
-_RECORD_BYTES = 1024 * 1024 + 12 * 1024
-"""A job of at most 1 MiB, and its headers."""
+_RECORD_BYTES = 1024 * 1024 + 32 * 1024
+"""A job of at most 1 MiB, its headers, and those that carrying it on adds."""
 
 _CARRIED_BYTES = 2 * 1024 * 1024
-"""A retry or dead letter has more headers than the record it carries, and must always fit."""
+"""A dead letter has more headers than the record that was refused for its own, and must always fit."""
 
 
 @dataclass(frozen=True, slots=True)
