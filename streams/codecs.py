@@ -1,13 +1,9 @@
 """The codec of every topic, made from the schema files, the handlers and the registry."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from schemas import files
-from schemas.canonical import Schema
-from schemas.codec import CONFLUENT, Codec, Lookup
+from schemas import Codec, Registry, RegistryError, Schema, files, open_codec
 from schemas.derive import job_schema
-from schemas.registry import Registry, RegistryError
 from streams.errors import ConfigError
 from streams.jobs import HANDLERS
 from streams.queues import LIFECYCLE_TOPIC, QUEUES, Queue
@@ -22,56 +18,29 @@ def schema_of(queue: Queue) -> Schema:
 
 def codecs(settings: Settings) -> Mapping[str, Codec]:
     """Return queue name to codec; raises ConfigError when the registry does not take a schema."""
-    registry = _registry(settings)
+    # Handlers from elsewhere add job types that the files here do not have.
+    derived, registry = bool(settings.handler_modules), _registry(settings)
     return {
-        queue.name: _codec(
-            queue.name,
-            # Handlers from elsewhere add job types that the files here do not have.
-            schema_of(queue) if settings.handler_modules else files.current(queue.name),
-            queue.topic,
-            registry,
-            settings.schema_history,
-        )
+        queue.name: _codec(settings, registry, queue.name, queue.topic, schema_of(queue) if derived else None)
         for queue in QUEUES.values()
     }
 
 
 def lifecycle_codec(settings: Settings) -> Codec:
-    """Return the codec of lifecycle events."""
-    return _codec(
-        files.LIFECYCLE,
-        files.current(files.LIFECYCLE),
-        LIFECYCLE_TOPIC,
-        _registry(settings),
-        settings.schema_history,
-    )
+    """Return the codec of lifecycle events; raises ConfigError when the registry does not take the schema."""
+    return _codec(settings, _registry(settings), files.LIFECYCLE, LIFECYCLE_TOPIC)
 
 
 def _registry(settings: Settings) -> Registry | None:
     return Registry(settings.schema_registry_url) if settings.schema_registry_url else None
 
 
-def _codec(name: str, schema: Schema, topic: str, registry: Registry | None, directory: Path | None) -> Codec:
+def _codec(
+    settings: Settings, registry: Registry | None, name: str, topic: str, schema: Schema | None = None
+) -> Codec:
     try:
-        registry_id = registry.register(f"{topic}-value", schema) if registry else None
+        return open_codec(
+            name, schema=schema, registry=registry, topic=topic, also_in=settings.schema_history
+        )
     except RegistryError as error:
         raise ConfigError(f"SCHEMA_REGISTRY_URL: {error}") from error
-    history = files.history(name)
-    if files.current(name) != schema:
-        history.append(files.current(name))
-    return Codec(schema, history, registry_id=registry_id, lookup=_lookup(name, registry, directory))
-
-
-def _lookup(name: str, registry: Registry | None, directory: Path | None) -> Lookup:
-    """Return how a schema that is not known yet is found: by registry id, or in the folders of schemas."""
-
-    def look(header: bytes) -> Schema | None:
-        if header[:1] == CONFLUENT:
-            return registry.schema(int.from_bytes(header[1:], "big")) if registry else None
-        for folder in (files.DIRECTORY, directory):
-            found = files.find(name, header[2:], folder) if folder else None
-            if found is not None:
-                return found
-        return None
-
-    return look
