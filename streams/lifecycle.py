@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
+from pydantic_core import PydanticSerializationError
+
 from streams.delivery import SOURCE, Delivery
 from streams.jobs import Payload, secret_fields
-from streams.outcome import Attempt, Failure
+from streams.outcome import MESSAGE_CAP, Attempt, Failure, clean
 from streams.producer import Message
 from streams.queues import LIFECYCLE_TOPIC
 
@@ -77,7 +79,7 @@ class Lifecycle:
             "input": None if delivery.headers.get("ce_source") == SOURCE else visible(delivery.payload),
             "output": output,
             "progress": progress,
-            "reason": reason,
+            "reason": reason and clean(reason, MESSAGE_CAP),
             "error": failure and {
                 "kind": failure.kind, "message": failure.message, "stack": failure.stack,
                 "fingerprint": failure.fingerprint,
@@ -121,5 +123,8 @@ def event_id() -> str:
 
 def visible(payload: Payload) -> str:
     """Return a payload as events may show it: JSON without its secret fields, capped."""
-    text = payload.model_dump_json(by_alias=True, exclude=secret_fields(type(payload)))
+    try:
+        text = payload.model_dump_json(by_alias=True, exclude=secret_fields(type(payload)))
+    except PydanticSerializationError:
+        return '{"unreadable":true}'
     return text if len(text) <= INPUT_CAP else f'{{"truncated":true,"length":{len(text)}}}'

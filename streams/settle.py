@@ -17,10 +17,13 @@ from streams.delivery import (
     Delivery,
     Headers,
     Record,
+    check_headers,
     header_text,
     milliseconds,
     next_headers,
+    not_before_of,
     origin_of,
+    place_of,
 )
 from streams.errors import InvalidRecord, StreamsError
 from streams.lifecycle import Lifecycle
@@ -74,6 +77,7 @@ class Settlement:
         self._unknown_schema_delay = unknown_schema_delay
         self._unknown_schema_limit = unknown_schema_limit
         self._ended: list[Ended] = []
+        self._unmarked: list[Ended] = []
         self._notes: list[Message] = []
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
@@ -161,7 +165,8 @@ class Settlement:
         at = self._clock()
         failure = Failure.named(type(error).__name__, str(error))
         headers = {name: value for name, value in record.headers if value is not None}
-        headers.setdefault("origin", origin_of(record).encode())
+        origin = origin_of(record, headers)
+        headers["origin"] = header_text(origin)
         headers["queue"] = queue.name.encode()
         headers["reason"] = header_text("invalid record")
         headers.update((name, header_text(text)) for name, text in _failure_headers(failure, at))
@@ -170,30 +175,37 @@ class Settlement:
             messages.append(
                 self._lifecycle.stated(
                     "dead", error.job, at, queue=queue.name, maxAttempts=1, reason="invalid record",
-                    origin=headers["origin"].decode("utf-8", "replace"),
+                    origin=origin,
                     error={"kind": failure.kind, "message": failure.message, "fingerprint": failure.fingerprint},
                 )
             )  # fmt: skip
-        log.warning("refused %s: %s", origin_of(record), error)
+        log.warning("refused %s: %s", place_of(record), error)
         self._add(Ended(messages, None, False, offsets, record.offset))
 
     def await_schema(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Snooze a record whose schema this worker does not have yet; bury it when that lasts too long."""
         at = self._clock()
         headers = {name: value for name, value in record.headers if value is not None}
-        since = headers.setdefault("unknown-schema-since", b"%d" % milliseconds(at))
-        waited = milliseconds(at) - (int(since) if since.isdigit() and len(since) < 16 else 0)
-        if waited > self._unknown_schema_limit.total_seconds() * 1000:
+        try:
+            check_headers(headers)
+            stated = not_before_of(headers)
+        except InvalidRecord as invalid:
+            self.refuse(queue, record, offsets, invalid)
+            return
+        raw = headers.get("unknown-schema-since", b"")
+        now_ms = milliseconds(at)
+        # Whoever wrote it: it neither lies ahead, which would make the wait endless, nor makes it shorter.
+        since_ms = min(int(raw), now_ms) if raw.isdigit() and len(raw) < 16 else now_ms
+        if now_ms - since_ms > self._unknown_schema_limit.total_seconds() * 1000:
             self.refuse(queue, record, offsets, error)
             return
-        due = at + self._unknown_schema_delay
-        headers.setdefault("origin", origin_of(record).encode())
+        due = max(at + self._unknown_schema_delay, stated or at)
+        headers["unknown-schema-since"] = b"%d" % since_ms
+        headers["origin"] = header_text(origin_of(record, headers))
         headers["queue"] = queue.name.encode()
         headers["reason"] = header_text(str(error))
         headers["not-before"] = b"%d" % milliseconds(due)
-        message = Message(
-            waiting_topic(queue, self._unknown_schema_delay), record.key, record.value, list(headers.items())
-        )
+        message = Message(waiting_topic(queue, due - at), record.key, record.value, list(headers.items()))
         self._add(Ended([message], None, False, offsets, record.offset))
 
     def release(self, delivery: Delivery) -> Mark | None:
@@ -217,9 +229,9 @@ class Settlement:
             self._wake.clear()
             batch, self._ended = self._ended, []
             notes, self._notes = self._notes, []
-            if batch or notes:
+            if batch or notes or self._unmarked:
                 await self._settle(batch, notes)
-            if not self._ended:
+            if not self._ended and not self._unmarked:
                 self._settled.set()
 
     async def settled(self) -> None:
@@ -232,25 +244,31 @@ class Settlement:
             errors = await self._producer.send(messages)
             if errors:
                 raise BrokerRefused(f"{len(errors)} of {len(messages)} records: {errors[0].str()}")
-        await self._mark([ended for ended in batch if ended.mark is not None])
+        batch = self._unmarked + batch
+        self._unmarked = await self._mark([ended for ended in batch if ended.mark is not None])
+        waiting = set(map(id, self._unmarked))
         for ended in batch:
-            ended.offsets.settle(ended.offset)
+            if id(ended) not in waiting:
+                ended.offsets.settle(ended.offset)
 
-    async def _mark(self, batch: list[Ended]) -> None:
-        while batch:
-            try:
-                kept = await self._admission.settle([ended.mark for ended in batch if ended.mark])
-            except AdmissionUnavailable as error:
-                # Until the ledger has it, a redelivery would run again: positions wait for Redis, too.
-                batch = [ended for ended in batch if ended.must_mark]
-                if batch:
-                    log.warning("%d outcomes wait for the ledger: %s", len(batch), error)
-                    await asyncio.sleep(LEDGER_RETRY.total_seconds())
-                continue
-            for ended, held in zip(batch, kept, strict=True):
-                if not held and ended.mark:
-                    log.warning("the lease of %s was lost before it ended", ended.mark.identity)
-            return
+    async def _mark(self, batch: list[Ended]) -> list[Ended]:
+        """Tell the ledger how runs ended; returns those whose positions must wait until it can be told."""
+        if not batch:
+            return []
+        try:
+            kept = await self._admission.settle([ended.mark for ended in batch if ended.mark])
+        except AdmissionUnavailable as error:
+            # Until the ledger has it, a redelivery would run again: positions wait for Redis, too. Other queues,
+            # and what the broker must be told, do not.
+            waiting = [ended for ended in batch if ended.must_mark]
+            if waiting:
+                log.warning("%d outcomes wait for the ledger: %s", len(waiting), error)
+                asyncio.get_running_loop().call_later(LEDGER_RETRY.total_seconds(), self._wake.set)
+            return waiting
+        for ended, held in zip(batch, kept, strict=True):
+            if not held and ended.mark:
+                log.warning("the lease of %s was lost before it ended", ended.mark.identity)
+        return []
 
 
 def _carry(
