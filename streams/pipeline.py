@@ -5,6 +5,7 @@ record ─read─▶ window ─admission─▶ ready ─N runners─▶ outcome 
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,7 +25,7 @@ from ratelimit import (
 from schemas.codec import Codec, NotAvro, UnknownSchema
 from streams.delivery import Delivery, Record, read
 from streams.errors import InvalidRecord
-from streams.execution import Execution
+from streams.execution import Execution, failed, judge
 from streams.jobs import Job
 from streams.lifecycle import Lifecycle
 from streams.offsets import PartitionOffsets
@@ -133,11 +134,13 @@ class Pipeline:
         """Ask admission for batch after batch until the pipeline is stopped."""
         while self._taking:
             wanted = self._wanted()
-            candidates = self.window.next(wanted, self._clock()) if wanted > 0 else []
-            if candidates:
+            if wanted <= 0:
+                # Until a slot is free, nothing that is released in the window matters.
+                await self._wait(None)
+            elif candidates := self.window.next(wanted, self._clock()):
                 await self._ask(candidates)
             else:
-                await self._wait()
+                await self._wait(self.window.wakes_at())
 
     def _wanted(self) -> int:
         """Return how many to admit: the free slots, and ahead of them as many as lately ended twice over."""
@@ -148,9 +151,8 @@ class Pipeline:
         self._finished = 0
         return self._concurrency - self._started - waiting + ahead
 
-    async def _wait(self) -> None:
-        wakes_at = self.window.wakes_at()
-        timeout = None if wakes_at is None else max((wakes_at - self._clock()).total_seconds(), 0.0)
+    async def _wait(self, until: datetime | None) -> None:
+        timeout = None if until is None else max((until - self._clock()).total_seconds(), 0.0)
         try:
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
@@ -239,7 +241,12 @@ class Pipeline:
                 report=running.report,
             )
             outcome, attempt = await self._execution.run(delivery, job, call)
-        self._settlement.finish(delivery, outcome, attempt, started_at)
+        try:
+            self._settlement.finish(delivery, outcome, attempt, started_at)
+        except Exception as error:  # noqa: BLE001 - such as a follow-up that cannot be published: a bug of the handler
+            attempt = failed(error)
+            outcome = judge(delivery, attempt, random.random())
+            self._settlement.finish(delivery, outcome, attempt, started_at)
 
     def tell(self) -> None:
         """Write the events of jobs that have been running for a while; called once per flush."""
