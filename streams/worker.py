@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FLUSH = timedelta(milliseconds=100)
 HOUSEKEEPING = timedelta(seconds=1)
+CANCELLED_WITHIN = timedelta(seconds=3)
+"""How long handlers in the loop have for cleaning up when the worker closes, once the grace is over."""
 
 
 class Partition(NamedTuple):
@@ -178,10 +180,14 @@ class Worker:
         left = [one for pipeline in self.pipelines.values() for one in pipeline.unfinished()]
         for task in self._duties:
             task.cancel()
-        await asyncio.gather(*self._duties, return_exceptions=True)
+        if self._duties:
+            await asyncio.wait(self._duties, timeout=CANCELLED_WITHIN.total_seconds())
         await self._execution.close()
-        # A thread cannot be ended before the process is: its lease must outlive it.
-        marks = [self._settlement.release(one) for one in left if one.handler.runs_in != "thread"]
+        # Neither a thread nor a handler that will not be cancelled ends before the process does: their leases
+        # must outlive them.
+        running = {one for pipeline in self.pipelines.values() for one in pipeline.unfinished()}
+        ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
+        marks = [self._settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
         await self._admission.close()
         self._producer.close()
