@@ -114,7 +114,7 @@ def test_all_python_fits_the_types_of_the_code(tmp_path: Path) -> None:
         module = "greetings" if "Greetings, for the tutorial" in content else f"snippet_{number}"
         (tmp_path / f"{module}.py").write_text(content)
     # A cache of its own: what is checked here must not be remembered as a part of the project.
-    options = ["--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache" / "docs"]
+    options = ["--config-file", f"{ROOT}/pyproject.toml", "--cache-dir", f"{ROOT}/.mypy_cache/docs"]
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *options, *sorted(tmp_path.glob("*.py"))],
         cwd=ROOT,
