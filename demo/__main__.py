@@ -31,6 +31,7 @@ def main(data: Path, keep: bool) -> None:
     stays = False
     try:
         checks = demonstration.run()
+        show.verdict(checks)
         stays = keep
     except EXPECTED_ERRORS as error:
         show.failed(str(error), error.log if isinstance(error, StepFailed) else "")

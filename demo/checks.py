@@ -9,7 +9,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 from demo.inputs import INVOICE_TOTAL
-from demo.workload import FLAKY, GARBAGE, GONE, HORIZON_DAYS, STRIPE_EVENT, Workload
+from demo.workload import FLAKY, GARBAGE, GONE, HORIZON_DAYS, SCANS, STRIPE_EVENT, Workload
 from streams.queues import QUEUES
 from streams.replay import Letter
 from tracking.jobs import Job
@@ -120,7 +120,7 @@ def _failures(workload: Workload, evidence: Evidence) -> Iterator[Check]:
     )
     dead = [job for job in evidence.jobs if job.status == Status.DEAD]
     yield Check(
-        "jobs that stay dead (a Stripe event with a forged signature)",
+        "jobs that stay dead (a forged Stripe event)",
         len(workload.with_fate("stays dead")),
         len(dead),
     )
@@ -179,7 +179,7 @@ def _documents(workload: Workload, evidence: Evidence) -> Iterator[Check]:
     yield Check("invoices classified with the right number and total", len(workload.invoices), len(read))
     yield Check("invoices that were not", "none", unread)
     methods = Counter(job.output["method"] for job in evidence.of_type("document.ocr"))
-    yield Check("how they were read", "6 ocr, 9 text", _listed(methods))
+    yield Check("how they were read", f"{SCANS} ocr, {len(workload.invoices) - SCANS} text", _listed(methods))
 
 
 def _files(workload: Workload, evidence: Evidence) -> Iterator[Check]:
@@ -193,8 +193,8 @@ def _files(workload: Workload, evidence: Evidence) -> Iterator[Check]:
     yield Check("records copied from QuickBooks and Stripe", workload.records.total(), sum(found.values()))
     events = evidence.files(workload.organizations.quiet, "stripe/events/*.json")
     yield Check("signed Stripe events kept", [STRIPE_EVENT], [file.stem for file in events])
-    incomes = {round(job.output["income"], 2) for job in evidence.of_type("ai.analyze_financials")}
-    yield Check("income found by the financial analyses", {round(workload.income, 2)}, incomes)
+    incomes = {f"{job.output['income']:,.2f}" for job in evidence.of_type("ai.analyze_financials")}
+    yield Check("income found by the financial analyses", [f"{workload.income:,.2f}"], sorted(incomes))
     forecasts = [
         len(file.read_text().splitlines()) - 1
         for owner in workload.organizations
@@ -203,7 +203,7 @@ def _files(workload: Workload, evidence: Evidence) -> Iterator[Check]:
     yield Check("days in each cash flow forecast", [HORIZON_DAYS] * 2, forecasts)
     kept = [[file.name for file in evidence.files(owner, "tmp/*")] for owner in workload.organizations]
     clean = sum(names == ["today.bin"] for names in kept)
-    yield Check("organizations whose tmp/ was cleaned of last week's file only", len(kept), clean)
+    yield Check("organizations whose tmp/ lost last week's file only", len(kept), clean)
 
 
 def _is_what_it_says(file: Path) -> bool:

@@ -16,11 +16,15 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from providers.webhooks import secret_of
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    """Connections that may wait to be taken; the library's 5 are too few for a worker's fifteen at once."""
+
+
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """Serve HTTP on a free port of this machine and give the URL without a path."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

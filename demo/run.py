@@ -70,7 +70,7 @@ class Demonstration:
     # -- the steps --------------------------------------------------------------------------------------
 
     def run(self) -> list[Check]:
-        """Do all of it and return what was expected with what was found; raises one of EXPECTED_ERRORS."""
+        """Do all of it and return what was expected and what was found; raises one of EXPECTED_ERRORS."""
         step = self.show.step
         with step("Start Kafka, Redis and PostgreSQL"):
             self._start_stack()
@@ -314,7 +314,7 @@ class Demonstration:
         while not reached():
             for name in self._programs:
                 if not self._running.service(name).running:
-                    raise StepFailed(f"{name} has ended", self._log_tail(name))
+                    raise StepFailed(f"{name} has ended too early", self._log_tail(name))
             if time.monotonic() > deadline:
                 return False
             time.sleep(POLL_SECONDS)

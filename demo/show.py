@@ -1,6 +1,7 @@
 """What the person in front of the terminal sees: steps, a progress bar, tables, and what to try next."""
 
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.text import Text
 from demo.checks import Check, Evidence, Spread, flood_and_quiet, missed, spread
 from demo.outside import Outside
 from demo.workload import Workload
-from streams.queues import QUEUES
+from streams.queues import QUEUES, WEBHOOKS
 from tracking.jobs import Job
 from tracking.states import Status
 
@@ -65,36 +66,42 @@ class Show:
             TextColumn("[dim]{task.fields[states]}"),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self.console) as progress:
-            yield Bar(progress, title, total)
+        try:
+            with Progress(*columns, console=self.console) as progress:
+                yield Bar(progress, title, total)
+        except BaseException:
+            self.console.print(f"[red]✗[/] {title}")
+            raise
 
     def failed(self, why: str, log: str) -> None:
         """Show why a step failed, and the last lines of the log that tells more."""
-        self.console.print(Padding(Text(why), (0, 0, 0, 2)))
+        self.console.print(Padding(Text(why), (0, 0, 0, 2), expand=False))
         if log:
-            self.console.print(Padding(Text(log, style="dim"), (1, 0, 0, 2)))
+            # What a log holds is shown, never obeyed: no colours, no moves of the cursor.
+            plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", log)
+            self.console.print(Padding(Text(plain, style="dim"), (1, 0, 1, 2), expand=False))
 
     def results(self, workload: Workload, evidence: Evidence, checks: Sequence[Check]) -> None:
-        """Show the tables and the verdict."""
+        """Show the tables."""
         self.console.print()
         self.console.print(_queues(evidence.jobs))
         self.console.print(_organizations(workload, evidence.jobs))
         self._fairness(workload, evidence)
         self.console.print(_expectations(checks))
-        self._verdict(checks)
 
     def _fairness(self, workload: Workload, evidence: Evidence) -> None:
         flood, quiet = flood_and_quiet(workload, evidence)
         if flood and quiet:
             noisy, _, silent = workload.organizations
             self.console.print(
-                f"[bold]{noisy}[/] published {len(workload.flood)} webhooks at once; half of them waited "
+                f"{noisy} published {len(workload.flood)} webhooks at once: half of them waited "
                 f"{_time(flood.p50)} or longer, the last one {_time(flood.longest)}.\n"
-                f"[bold]{silent}[/] published {len(workload.quiet)} right behind them; none waited longer "
-                f"than [bold]{_time(quiet.longest)}[/], because organizations take turns.\n"
+                f"{silent} published {len(workload.quiet)} right behind them: the last one waited "
+                f"{_time(quiet.longest)}. Organizations take turns."
             )
 
-    def _verdict(self, checks: Sequence[Check]) -> None:
+    def verdict(self, checks: Sequence[Check]) -> None:
+        """Show whether every expectation is met, and which is not."""
         sentences = missed(checks)
         if not sentences:
             self.console.print(
@@ -132,7 +139,7 @@ class Show:
                 f"curl {outside.inspect}/webhooks",
             ],
             "the workers' health": [f"curl {url}   # {name}" for name, url in health.items()],
-            "stop it": ["make down"],
+            "stop it": ["make down" if place == ".run/demo" else f"python -m devstack down --data {place}"],
         }
         self.console.print("\n[bold]It is left running.[/] Look around:")
         for title, lines in commands.items():
@@ -168,7 +175,9 @@ class Bar:
 
 def _queues(jobs: Iterable[Job]) -> Table:
     table = _table("Queues")
-    table.add_column("queue")
+    table.caption = "died: became a dead letter · waits: from the time it could run until it ran"
+    table.caption_justify = "left"
+    table.add_column("queue", no_wrap=True)
     for heading in ("completed", "retried", "died", "replayed", "runs p50", "p95", "waits p50", "p95"):
         table.add_column(heading, justify="right")
     by_queue: dict[str, list[Job]] = {queue: [] for queue in QUEUES}
@@ -188,13 +197,13 @@ def _queues(jobs: Iterable[Job]) -> Table:
 def _organizations(workload: Workload, jobs: Sequence[Job]) -> Table:
     table = _table("Organizations")
     table.add_column("organization")
-    for heading in ("completed", "retried", "died", "replayed", "waits p50", "p95"):
+    for heading in ("completed", "retried", "died", "replayed", "webhooks wait p50", "p95"):
         table.add_column(heading, justify="right")
     table.add_column("")
     roles = ("floods the webhooks", "is busy on all queues", "is quiet")
     for organization, role in zip(workload.organizations, roles, strict=True):
         own = [job for job in jobs if job.organization_id == organization]
-        times = _times(spread(job.queue_time_ms for job in own))
+        times = _times(spread(job.queue_time_ms for job in own if job.queue_name == WEBHOOKS.name))
         table.add_row(organization, *_counts(own), *times, Text(role, style="dim"))
     return table
 
@@ -228,6 +237,7 @@ def _table(title: str) -> Table:
         header_style="dim",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
 
 

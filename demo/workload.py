@@ -24,6 +24,7 @@ from streams.jobs import HANDLERS, TYPE_OF_PAYLOAD, Payload
 from streams.publication import Publication
 
 FLOOD = 250
+SCANS = 4
 HORIZON_DAYS = 30
 FIRST_DAY, LAST_DAY = date(inputs.YEAR, 1, 1), date(inputs.YEAR, 6, 30)
 STRIPE_EVENT = "evt_demo_paid"
@@ -145,8 +146,9 @@ def plan(organizations: Organizations, receiver: str, stripe_secret: str, now: d
     workload.jobs += _syncs(workload)
     workload.jobs += _housekeeping(organizations)
     workload.jobs += _schedule(organizations, now)
-    workload.flood = _webhooks(organizations.noisy, receiver, "orders", FLOOD)
-    workload.quiet = _webhooks(organizations.quiet, receiver, "orders", 5)
+    workload.jobs += _webhooks(organizations.busy, receiver, 5)
+    workload.flood = _webhooks(organizations.noisy, receiver, FLOOD)
+    workload.quiet = _webhooks(organizations.quiet, receiver, 5)
     workload.lines = [
         _email(organizations.quiet, "document_processed", f"customer-{number}@bakery.example")
         for number in range(8)
@@ -160,7 +162,7 @@ def _documents(workload: Workload) -> Iterator[Planned]:
     for number in range(12):
         owner = (busy, quiet)[number % 2]
         name = f"INV-{inputs.YEAR}-{number + 1:04}"
-        uri = inputs.upload_invoice(owner, name, scan=number if number < 6 else None)
+        uri = inputs.upload_invoice(owner, name, scan=number if number < SCANS else None)
         workload.invoices.add(name)
         yield Planned(
             Publication(OcrDocument(document_uri=uri, classify=True), owner),
@@ -226,8 +228,8 @@ def _webhook(
     return Planned(Publication(event, organization), fate=fate, posts_to=path)
 
 
-def _webhooks(organization: str, receiver: str, name: str, count: int) -> list[Planned]:
-    return [_webhook(organization, receiver, name, number=number) for number in range(count)]
+def _webhooks(organization: str, receiver: str, count: int) -> list[Planned]:
+    return [_webhook(organization, receiver, "orders", number=number) for number in range(count)]
 
 
 def _messages_that_fail(organizations: Organizations, receiver: str) -> Iterator[Planned]:
