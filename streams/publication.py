@@ -9,7 +9,7 @@ from uuid import NAMESPACE_URL, uuid5
 from uuid6 import uuid7
 
 from schemas.codec import Codec, DoesNotFit
-from streams.delivery import IDENTIFIER, Delivery, envelope, milliseconds
+from streams.delivery import ATTEMPT_CAP, IDENTIFIER, KEY_CAP, Delivery, envelope, milliseconds
 from streams.errors import InvalidJob
 from streams.jobs import HANDLERS, TYPE_OF_PAYLOAD, FollowUp, Handler, Payload
 from streams.lifecycle import Lifecycle, visible
@@ -111,12 +111,13 @@ def _check(wanted: Publication, now: datetime) -> None:
     if wanted.job_id is not None:
         _identifier("job_id", wanted.job_id)
     for name, key in (("idempotency_key", wanted.idempotency_key), ("ordering_key", wanted.ordering_key)):
-        if key is not None and not 1 <= len(key) <= 256:
-            raise InvalidJob(f"{name} must have 1 to 256 characters, got {len(key)}")
-    if not 1 <= wanted.priority <= 10:
-        raise InvalidJob(f"priority must be 1 (most urgent) to 10, got {wanted.priority}")
-    if wanted.max_attempts is not None and not 1 <= wanted.max_attempts <= 1000:
-        raise InvalidJob(f"max_attempts must be 1 to 1000, got {wanted.max_attempts}")
+        if key is not None and not isinstance(key, str):
+            raise InvalidJob(f"{name} must be a text, got {type(key).__name__}")
+        if key is not None and not 1 <= len(key) <= KEY_CAP:
+            raise InvalidJob(f"{name} must have 1 to {KEY_CAP} characters, got {len(key)}")
+    _whole("priority", wanted.priority, 10, " (most urgent)")
+    if wanted.max_attempts is not None:
+        _whole("max_attempts", wanted.max_attempts, ATTEMPT_CAP)
     if wanted.delay is not None and wanted.run_at is not None:
         raise InvalidJob("give delay or run_at, not both")
     if wanted.delay is not None and wanted.delay < timedelta(0):
@@ -128,12 +129,18 @@ def _check(wanted: Publication, now: datetime) -> None:
         raise InvalidJob(f"a job may be delayed by at most {longest.days} days")
 
 
-def _identifier(name: str, value: str) -> None:
+def _identifier(name: str, value: object) -> None:
     if not isinstance(value, str) or IDENTIFIER.fullmatch(value) is None:
-        shown = "nothing" if not value else repr(value[:140])
+        shown = repr(value)[:140] if value else "nothing"
         raise InvalidJob(
             f"{name} must be 1 to 128 letters, digits or _.@- and start with a letter or digit, got {shown}"
         )
+
+
+def _whole(name: str, value: object, most: int, note: str = "") -> None:
+    # Commands and application code hand on what they were given, of whatever type.
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise InvalidJob(f"{name} must be 1{note} to {most}, got {value!r}")
 
 
 class FollowUps:
