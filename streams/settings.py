@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import quote
 
+from dotenv import load_dotenv
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -24,7 +25,7 @@ HEALTH_PORTS: dict[WorkerType, int] = {"primary": 8081, "document": 8082, "ai": 
 class Settings(BaseSettings):
     """The configuration of one process; durations are texts such as `30s`, `5m` or `7d`."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     kafka_security_protocol: str = "PLAINTEXT"
@@ -130,7 +131,7 @@ class Settings(BaseSettings):
         own = os.environ.get(name)
         if own is None:
             return self.worker_concurrency or queue.concurrency
-        if not own.isdigit() or int(own) < 1:
+        if not own.isdecimal() or int(own) < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1, got {own!r}")
         return int(own)
 
@@ -142,7 +143,12 @@ def settings() -> Settings:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment anew; raises ConfigError naming every variable that is wrong."""
+    """Read the environment anew; raises ConfigError naming every variable that is wrong.
+
+    What a file `.env` in the working directory sets is put into the environment first, where it is not set
+    already: providers read theirs from there.
+    """
+    load_dotenv(".env")
     try:
         return Settings(**overrides)
     except ValidationError as error:
