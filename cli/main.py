@@ -8,7 +8,7 @@ import click
 from cli import publish, replay, schemas, topics, tracking
 from streams.errors import StreamsError
 from streams.queues import WORKER_TYPES
-from streams.settings import check_worker_type
+from streams.settings import check_worker_type, settings
 
 
 class Sentences(click.Group):
@@ -33,7 +33,7 @@ def main() -> None:
 @click.option("--type", "worker_type", envvar="WORKER_TYPE", help=f"One of {', '.join(WORKER_TYPES)}.")
 def worker(worker_type: str | None) -> None:
     """Run a worker, as `faust -A streams.TYPE worker` does; the type may come from WORKER_TYPE."""
-    name = check_worker_type(worker_type)
+    name = check_worker_type(worker_type or settings().worker_type)
     arguments = [sys.executable, "-m", "faust", "-A", f"streams.{name}", "worker"]
     os.execv(sys.executable, arguments)
 

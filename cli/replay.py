@@ -1,13 +1,12 @@
 """`streams dlt` and `streams replay`: look at dead letters and send them back."""
 
 import asyncio
-import json
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from cli.tables import Answer
 from ratelimit.redis import RedisAdmission
 from streams import replay as dead_letters
 from streams.agents import load
@@ -65,7 +64,7 @@ def list_(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List dead letters, the latest last, and how many there are."""
+    """List dead letters, the latest last."""
     configuration = settings()
     load(configuration.handler_modules)
     known = codecs(configuration)
@@ -77,24 +76,20 @@ def list_(
         for letter in dead_letters.letters(configuration, queue, known[queue.name], selection)
     ]
     found.sort(key=lambda letter: letter.failed_at)
-    if as_json:
-        for letter in found[-limit:]:
-            click.echo(json.dumps(_facts(letter)))
-        return
-    if not found:
-        click.echo("no dead letters")
-        return
-    table = Table("failed at", "queue", "organization", "job", "type", "reason", "error", "place")
-    for letter in found[-limit:]:
-        facts = _facts(letter)
-        table.add_row(
-            *(str(facts[name]) for name in ("failedAt", "queue", "organizationId", "jobId", "jobType")),
-            str(facts["reason"]),
-            f"{facts['errorKind']}: {facts['errorMessage']}"[:100],
-            letter.place,
-        )
-    Console().print(table)
-    click.echo(f"{len(found)} dead letters" + (f", the latest {limit} shown" if len(found) > limit else ""))
+    answer = Answer(
+        [_facts(letter) for letter in found[-limit:]],
+        {heading: itemgetter(name) for heading, name in _COLUMNS.items()},
+        "no dead letters",
+    )
+    answer.show(as_json)
+    if not as_json and len(found) > limit:
+        click.echo(f"the latest {limit} of {len(found)}")
+
+
+_COLUMNS = {
+    "failed at": "failedAt", "queue": "queue", "organization": "organizationId", "job": "jobId", "type": "jobType",
+    "attempt": "attempt", "reason": "reason", "error": "errorMessage", "place": "place",
+}  # fmt: skip
 
 
 def _facts(letter: Letter) -> dict[str, str | None]:
@@ -147,7 +142,7 @@ def replay(
     if dry_run or not chosen:
         for letter in chosen:
             click.echo(f"would replay {letter.job_id} {letter.job_type} of {letter.organization_id}")
-        click.echo(f"{len(chosen)} dead letters of {queue.name} would be replayed{left}")
+        click.echo(f"{_count(len(chosen))} of {queue.name} would be replayed{left}")
         return
     producer = Producer(configuration.kafka, delivery_timeout=timedelta(seconds=30))
     try:
@@ -160,7 +155,11 @@ def replay(
         )
     finally:
         producer.close()
-    click.echo(f"{len(chosen)} dead letters of {queue.name} replayed as {replay_id}{left}")
+    click.echo(f"{_count(len(chosen))} of {queue.name} replayed as {replay_id}{left}")
+
+
+def _count(letters: int) -> str:
+    return "1 dead letter" if letters == 1 else f"{letters} dead letters"
 
 
 async def _unfinished(configuration: Settings, found: list[Letter]) -> list[Letter]:

@@ -11,7 +11,8 @@ UNNAMED_WAIT = timedelta(seconds=30)
 """How long to stay away after a 429 that does not say."""
 LONGEST_WAIT = timedelta(hours=6)
 
-_MAY_PASS = {408, 425}
+_MAY_PASS = {401, 403, 408, 425}
+"""Also what says that our credentials are wrong: they can be put right, and the job with them."""
 
 
 def status_error(
@@ -19,7 +20,7 @@ def status_error(
 ) -> ProviderError | None:
     """Return the error that an answer amounts to, or None for 2xx.
 
-    429 (and 503 with Retry-After) is RateLimited; 408, 425 and 5xx are Unavailable; everything else,
+    429 (and 503 with Retry-After) is RateLimited; 401, 403, 408, 425 and 5xx are Unavailable; all else,
     redirects among them, is Refused. `detail` must hold nothing secret.
     """
     if 200 <= status < 300:
@@ -54,8 +55,11 @@ def retry_after(value: str | None, now: datetime) -> timedelta | None:
 
 
 def secret(name: str) -> str:
-    """Return a credential from the environment, or raise Refused naming the variable that is missing."""
+    """Return a credential from the environment, or raise Unavailable naming the variable that is missing.
+
+    The operator's mistake is not the job's: it can succeed once the variable is set.
+    """
     value = os.environ.get(name)
     if not value:
-        raise Refused(f"{name} is not set")
+        raise Unavailable(f"{name} is not set")
     return value

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from schemas import Codec, Registry, RegistryError, Schema, files, open_codec
-from schemas.derive import job_schema
+from schemas.derive import NotDerivable, job_schema
 from streams.errors import ConfigError
 from streams.jobs import HANDLERS
 from streams.queues import LIFECYCLE_TOPIC, QUEUES, Queue
@@ -13,7 +13,10 @@ from streams.settings import Settings
 def schema_of(queue: Queue) -> Schema:
     """Return the schema of a queue's topic as its registered handlers ask for it."""
     payloads = {one.job_type: one.payload for one in HANDLERS.values() if one.queue.name == queue.name}
-    return job_schema(queue.name, dict(sorted(payloads.items())))
+    try:
+        return job_schema(queue.name, dict(sorted(payloads.items())))
+    except NotDerivable as error:
+        raise ConfigError(f"{queue.name}: {error}") from error
 
 
 def codecs(settings: Settings) -> Mapping[str, Codec]:

@@ -6,7 +6,7 @@ import hmac
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from providers.errors import Refused
+from providers.errors import Unavailable
 from providers.http import secret
 
 SHORTEST_KEY = 32
@@ -16,11 +16,11 @@ def secret_of(organization_id: str, signing_key: str) -> str:
     """Return the secret that an organization's receivers verify with: `whsec_` and base64.
 
     It is HMAC-SHA256 of `webhook:<organization>` under WEBHOOK_SIGNING_KEY, so there is nothing to store and
-    nothing to put into a job; a new key changes the secret of every organization. Raises Refused for a key
+    nothing to put into a job; a new key changes the secret of every organization. Raises Unavailable for a key
     shorter than 32 characters.
     """
     if len(signing_key) < SHORTEST_KEY:
-        raise Refused(f"WEBHOOK_SIGNING_KEY must have at least {SHORTEST_KEY} characters")
+        raise Unavailable(f"WEBHOOK_SIGNING_KEY must have at least {SHORTEST_KEY} characters")
     derived = hmac.new(signing_key.encode(), f"webhook:{organization_id}".encode(), hashlib.sha256)
     return "whsec_" + base64.b64encode(derived.digest()).decode("ascii")
 

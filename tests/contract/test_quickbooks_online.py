@@ -114,7 +114,7 @@ def test_a_page_exactly_full_is_followed_by_an_empty_one(company: Company) -> No
     ("answer", "kind"),
     [
         ((400, {}, b""), Refused),
-        ((403, {}, b""), Refused),
+        ((403, {}, b""), Unavailable),
         ((500, {}, b""), Unavailable),
         ((503, {}, b""), Unavailable),
         ((200, {}, b"<html>maintenance</html>"), Unavailable),
@@ -148,12 +148,12 @@ def test_a_limit_between_pages_says_when_and_the_next_run_completes(
         assert synchronise(source, store, "Invoice").written == 25
 
 
-def test_an_expired_token_is_refused_and_never_shown(
+def test_an_expired_token_can_be_renewed_and_is_never_shown(
     company: Company, artifacts: FolderArtifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connections = {"acme": {"realmId": "42", "accessToken": "expired-canary"}}
     monkeypatch.setenv("QUICKBOOKS_CONNECTIONS", json.dumps(connections))
-    with pytest.raises(Refused, match="401") as refused, quickbooks.source(artifacts, "acme", None) as source:
+    with pytest.raises(Unavailable, match="401") as refused, quickbooks.source(artifacts, "acme", None) as source:
         list(source.pages("Invoice", None))
     assert "canary" not in str(refused.value)
 

@@ -47,7 +47,7 @@ async def test_an_event_arrives_verified(receiver: Receiver) -> None:
 
 
 async def test_an_event_of_another_organization_is_a_forgery(receiver: Receiver) -> None:
-    with pytest.raises(Refused, match="401"):
+    with pytest.raises(Unavailable, match="401"):
         await send(receiver.url("acme", "events"), "globex")
     assert receiver.forged == 1
     assert receiver.events == ()

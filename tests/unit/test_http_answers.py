@@ -13,8 +13,8 @@ NOW = datetime(2026, 4, 15, 12, 0, 0, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(200, None), (202, None), (204, None)]
-    + [(status, Refused) for status in (301, 302, 307, 400, 401, 403, 404, 409, 410, 413, 422)]
-    + [(status, Unavailable) for status in (408, 425, 500, 502, 503, 504, 599)]
+    + [(status, Refused) for status in (301, 302, 307, 400, 404, 409, 410, 413, 422)]
+    + [(status, Unavailable) for status in (401, 403, 408, 425, 500, 502, 503, 504, 599)]
     + [(429, RateLimited)],
 )
 def test_statuses(status: int, kind: type[Exception] | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from providers.errors import Refused
+from providers.errors import Refused, Unavailable
 from providers.stripe import events
 
 SECRET = "whsec_test"
@@ -111,7 +111,7 @@ def test_an_event_of_another_organizations_account_is_refused(environment: pytes
 def test_without_a_secret_nothing_is_accepted(environment: pytest.MonkeyPatch) -> None:
     body = event()
     environment.setenv("STRIPE_WEBHOOK_SECRET", "")
-    with pytest.raises(Refused, match="STRIPE_WEBHOOK_SECRET is not set"):
+    with pytest.raises(Unavailable, match="STRIPE_WEBHOOK_SECRET is not set"):
         events.verify("acme", body, signed(body, secret=""), AT)
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from providers.errors import Refused
+from providers.errors import Unavailable
 from providers.webhooks import event_body, secret_of, sign
 
 KEY = "a signing key of thirty-two characters or more"
@@ -60,10 +60,10 @@ def test_any_id_is_safe_in_a_header(message_id: str) -> None:
 
 def test_a_short_or_missing_key_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOK_SIGNING_KEY", "short")
-    with pytest.raises(Refused, match="WEBHOOK_SIGNING_KEY"):
+    with pytest.raises(Unavailable, match="WEBHOOK_SIGNING_KEY"):
         sign("acme", "1", BODY, datetime.now(UTC))
     monkeypatch.delenv("WEBHOOK_SIGNING_KEY")
-    with pytest.raises(Refused, match="WEBHOOK_SIGNING_KEY"):
+    with pytest.raises(Unavailable, match="WEBHOOK_SIGNING_KEY"):
         sign("acme", "1", BODY, datetime.now(UTC))
 
 
