@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -67,23 +68,25 @@ def publish(
                 [("--data", {"payload": _json(data), **given})]
             )
         else:
-            lines = (
-                (f"line {number}", {**given, **line})
-                for number, line in enumerate(_lines(sys.stdin), start=1)
-            )
+            lines = ((where, {**given, **line}) for where, line in _lines(sys.stdin))
         _send(jobs, queue, lines)
 
 
 def _send(jobs: SyncJobs, queue: str, lines: Iterator[tuple[str, dict[str, Any]]]) -> None:
     batch: list[Publication] = []
     total = 0
-    for where, line in lines:
-        try:
-            batch.append(publication(queue, line))
-        except InvalidJob as error:
-            raise InvalidJob(f"{where}: {error} ({total} jobs were published before it)") from None
-        if len(batch) == BATCH:
-            total += _flush(jobs, batch)
+    try:
+        for where, line in lines:
+            try:
+                stated = publication(queue, line)
+                jobs.check(stated)
+            except InvalidJob as error:
+                raise InvalidJob(f"{where}: {error}") from None
+            batch.append(stated)
+            if len(batch) == BATCH:
+                total += _flush(jobs, batch)
+    except InvalidJob as error:
+        raise InvalidJob(f"{error} ({total} jobs were published before it)") from None
     _flush(jobs, batch)
 
 
@@ -106,7 +109,7 @@ def publication(queue: str, line: dict[str, Any]) -> Publication:
     if unknown:
         raise InvalidJob(f"unknown field {unknown[0]!r}; expected {', '.join(sorted(_LINE_FIELDS))}")
     job_type = line.get("type")
-    handler = HANDLERS.get(job_type or "")
+    handler = HANDLERS.get(job_type) if isinstance(job_type, str) else None
     known = sorted(name for name, one in HANDLERS.items() if one.queue.name == queue)
     if handler is None or handler.queue.name != queue:
         raise InvalidJob(f"unknown job type {job_type!r} on {queue}; expected one of {', '.join(known)}")
@@ -135,26 +138,32 @@ def publication(queue: str, line: dict[str, Any]) -> Publication:
 def _json(data: str) -> Any:
     if data.startswith("@"):
         try:
-            data = sys.stdin.read() if data == "@-" else open(data[1:], encoding="utf-8").read()  # noqa: SIM115
+            data = sys.stdin.read() if data == "@-" else Path(data[1:]).read_text(encoding="utf-8")
         except OSError as error:
             raise InvalidJob(f"--data: {data[1:]} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InvalidJob(f"--data: {data[1:]} is not UTF-8") from None
     try:
         return json.loads(data)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InvalidJob(f"--data is not JSON: {error}") from None
 
 
-def _lines(stream: TextIO) -> Iterator[dict[str, Any]]:
-    for number, text in enumerate(stream, start=1):
-        if not text.strip():
-            continue
-        try:
+def _lines(stream: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the JSON object of each line that is not blank, and where it stands."""
+    number = 0
+    try:
+        for number, text in enumerate(stream, start=1):
+            if not text.strip():
+                continue
             line = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InvalidJob(f"line {number} is not JSON: {error}") from None
-        if not isinstance(line, dict):
-            raise InvalidJob(f"line {number} must be a JSON object, got {type(line).__name__}")
-        yield line
+            if not isinstance(line, dict):
+                raise InvalidJob(f"line {number} must be a JSON object, got {type(line).__name__}")
+            yield f"line {number}", line
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidJob(f"line {number} is not JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise InvalidJob(f"what follows line {number} is not UTF-8") from None
 
 
 def register(main: click.Group) -> None:

@@ -36,6 +36,10 @@ class _Client:
         now = datetime.now(UTC)
         return [self._publisher.prepare(publication, now) for publication in publications]
 
+    def check(self, publication: Publication) -> None:
+        """Raise InvalidJob when a publication would be refused; sends nothing."""
+        self._prepare([publication])
+
     def _accepted(self, prepared: Sequence[Prepared], sending: Sending) -> list[str]:
         """Return the job ids, or raise NotAccepted: a job is accepted when its own record is."""
         accepted, unconfirmed = [], []
