@@ -12,9 +12,10 @@ from uuid6 import uuid7
 from ratelimit import Admission, AdmissionUnavailable, identity
 from schemas.codec import Codec, CodecError
 from streams.consuming import Consumed, End, consumed
-from streams.delivery import Headers, header_text
+from streams.delivery import ORIGIN_CAP, Headers, header_text
 from streams.errors import ConfigError, NotAccepted
 from streams.lifecycle import Lifecycle
+from streams.outcome import MESSAGE_CAP, clean
 from streams.producer import Message, Producer
 from streams.queues import Queue
 from streams.settings import Settings
@@ -178,7 +179,7 @@ def replay(
     told = [
         lifecycle.stated(
             "replayed", one.job, at, queue=one.queue.name, maxAttempts=one.job["maxAttempts"] or 1,
-            replayId=replay_id, reason=reason, origin=one.text("origin") or None,
+            replayId=replay_id, reason=clean(reason, MESSAGE_CAP), origin=one.text("origin")[:ORIGIN_CAP] or None,
         )
         for one in found
         if one.job
