@@ -93,7 +93,11 @@ def test_one_that_is_wrong_means_nothing_is_sent(publish: Publish) -> None:
 
 
 def test_it_says_which_were_accepted_and_which_were_not(publish: Publish) -> None:
-    answers = {b"acme": True, b"globex": KafkaError(KafkaError._MSG_TIMED_OUT), b"initech": None}
+    answers: dict[bytes, KafkaError | bool | None] = {
+        b"acme": True,
+        b"globex": KafkaError(KafkaError._MSG_TIMED_OUT),
+        b"initech": None,
+    }
     broker = Broker(lambda message: True if message.topic == LIFECYCLE_TOPIC else answers[message.key or b""])
     wanted = [Publication(mail("a"), name.decode(), job_id=f"of-{name.decode()}") for name in answers]
     with pytest.raises(NotAccepted) as refused:
