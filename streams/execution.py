@@ -44,6 +44,8 @@ class Execution:
 
     def __init__(self, *, process_count: int, modules: tuple[str, ...] = ()) -> None:
         self._process_count = process_count
+        self.processes = asyncio.Semaphore(process_count)
+        """One place for each process: a job takes one before it starts."""
         self._modules = modules
         self._processes: ProcessPool | None = None
         self._reports: tuple[Connection, Connection] | None = None

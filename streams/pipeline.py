@@ -222,6 +222,15 @@ class Pipeline:
                 self._changed.set()
 
     async def _run(self, running: Running, call: asyncio.Task[None]) -> None:
+        if running.delivery.handler.runs_in != "process":
+            await self._attempt(running, call)
+            return
+        # What waits for a process is not running yet, and may be given up like all that has not started.
+        async with self._execution.processes:
+            if running.delivery in self._leased:
+                await self._attempt(running, call)
+
+    async def _attempt(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
         started_at = running.started_at = self._clock()
         if delivery.crashes >= CRASH_LIMIT:

@@ -55,7 +55,7 @@ class Publisher:
         handler = _handler_of(wanted.payload)
         _check(wanted, now)
         due = wanted.run_at or (now + wanted.delay if wanted.delay else None)
-        job_id = wanted.job_id or str(uuid7())
+        job_id = wanted.job_id or _id_of(wanted)
         job = {
             "jobId": job_id,
             "jobType": handler.job_type,
@@ -87,6 +87,13 @@ class Publisher:
         return Prepared(job_id, [record, event])
 
 
+def _id_of(wanted: Publication) -> str:
+    """Return a new job id; jobs of an organization with one idempotency key are one job, so they have one id."""
+    if wanted.idempotency_key is None:
+        return str(uuid7())
+    return str(uuid5(NAMESPACE_URL, f"{wanted.organization_id}/{wanted.idempotency_key!a}"))
+
+
 def _record(
     queue: Queue, job: Mapping[str, Any], value: bytes, now: datetime, due: datetime | None
 ) -> Message:
@@ -110,6 +117,8 @@ def _check(wanted: Publication, now: datetime) -> None:
     _identifier("organization_id", wanted.organization_id)
     if wanted.job_id is not None:
         _identifier("job_id", wanted.job_id)
+        if wanted.idempotency_key is not None:
+            raise InvalidJob("give job_id or idempotency_key, not both: each makes a repeat the same job")
     for name, key in (("idempotency_key", wanted.idempotency_key), ("ordering_key", wanted.ordering_key)):
         if key is not None and not isinstance(key, str):
             raise InvalidJob(f"{name} must be a text, got {type(key).__name__}")

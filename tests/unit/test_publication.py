@@ -128,6 +128,17 @@ def test_a_refusal_quotes_no_payload(publisher: Publisher) -> None:
     assert "hunter2" not in str(refused.value)
 
 
+def test_jobs_with_one_idempotency_key_are_one_job_within_their_organization(publisher: Publisher) -> None:
+    def id_of(organization: str, key: str | None) -> str:
+        return publisher.prepare(Publication(Do(), organization, idempotency_key=key), NOON).job_id
+
+    assert id_of("acme", "invoice-9") == id_of("acme", "invoice-9")
+    assert len({id_of("acme", "invoice-9"), id_of("globex", "invoice-9"), id_of("acme", "invoice-10")}) == 3
+    assert id_of("acme", None) != id_of("acme", None)
+    with pytest.raises(InvalidJob, match="give job_id or idempotency_key, not both"):
+        publisher.prepare(Publication(Do(), "acme", job_id="one", idempotency_key="two"), NOON)
+
+
 def test_follow_ups_have_ids_of_their_own_that_repeat_with_the_job(publisher: Publisher) -> None:
     follow_ups = FollowUps(publisher)
     wanted = [FollowUp(Do(number=1)), FollowUp(Do(number=1))]
