@@ -13,7 +13,7 @@ from demo.workload import FLAKY, GARBAGE, GONE, HORIZON_DAYS, SCANS, STRIPE_EVEN
 from streams.queues import QUEUES
 from streams.replay import Letter
 from tracking.jobs import Job
-from tracking.states import Status
+from tracking.states import FINAL, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,7 @@ def _failures(workload: Workload, evidence: Evidence) -> Iterator[Check]:
         len(workload.with_fate("stays dead")),
         len(dead),
     )
+    yield Check("jobs without an end", 0, sum(job.status not in FINAL for job in evidence.jobs))
     poison = Counter(letter.value for letter in evidence.letters if letter.job is None)
     unchanged = sum((poison & Counter(GARBAGE)).values())
     yield Check("bytes that are no Avro, now dead letters and unchanged", len(GARBAGE), unchanged)

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -92,6 +93,8 @@ class App(faust.App):
             await self.health.stop()
             await self.forwarder.stop()
             await self.worker.close()
+        # Faust makes folders for tables even where there are none.
+        shutil.rmtree(self.conf.datadir, ignore_errors=True)
 
 
 def _calm_the_collector() -> None:
