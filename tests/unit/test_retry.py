@@ -130,7 +130,7 @@ def forwarder(producer: FakeProducer) -> Any:
     return forwarder
 
 
-def waiting(offset: int, written_ago: timedelta, partition: int = 0, **headers: bytes) -> Consumed:
+def waiting(offset: int, written_ago: timedelta, partition: int = 0, **headers: Any) -> Consumed:
     written_ms = milliseconds(datetime.now(UTC) - written_ago)
     stated = {
         "queue": b"emails",
@@ -196,11 +196,21 @@ def test_what_is_too_large_for_its_queue_is_buried_and_the_rest_goes_on(
     assert consumer.committed == {0: 3}
 
 
-def test_any_other_refusal_commits_nothing(forwarder: Any, producer: FakeProducer) -> None:
+@pytest.mark.parametrize(
+    ("topic", "code"),
+    [
+        (EMAILS.topic, KafkaError.TOPIC_AUTHORIZATION_FAILED),
+        ("jobs.retry.6h", KafkaError.MSG_SIZE_TOO_LARGE),
+    ],
+)
+def test_any_other_refusal_commits_nothing(
+    forwarder: Any, producer: FakeProducer, topic: str, code: int
+) -> None:
     consumer = FakeConsumer()
-    producer.refused[EMAILS.topic] = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    producer.refused[topic] = KafkaError(code)
+    due: dict[str, Any] = {"not_before": b"9" * 14} if topic != EMAILS.topic else {}
     with pytest.raises(KafkaException):
-        forwarder._forward(consumer, [waiting(1, timedelta(seconds=6))])
+        forwarder._forward(consumer, [waiting(1, timedelta(seconds=6), **due)])
     assert consumer.committed == {}
 
 

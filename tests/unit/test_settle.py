@@ -62,6 +62,8 @@ class TestOutcomes:
         handle(waits)
         async with Rig() as rig:
             rig.put(Do(), job_id="quick")
+            # Between two flushes, so that the next one comes before the job has run for 100 ms.
+            await asyncio.sleep(0.05)
             rig.put(Do(number=1), job_id="slow")
             await eventually(lambda: "progressed" in rig.kinds(), "progress is told")
             assert [(one["kind"], one["jobId"]) for one in rig.events()] == [
@@ -255,7 +257,7 @@ class TestOutcomes:
 
         async def fails(job: Job[Do]) -> None:
             secret_local = job.payload.password
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.25)
             raise RuntimeError(f"wrong, {len(secret_local)} characters, {job.payload!r}")
 
         handle(fails)
