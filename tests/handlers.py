@@ -18,7 +18,9 @@ from streams.errors import Poison, Snooze, Transient
 from streams.jobs import Job, Payload, Result, handles, secret
 from streams.queues import CRITICAL, DOCUMENTS, WEBHOOKS
 
-QUICK = Backoff(first=timedelta(milliseconds=1), minimum=timedelta(milliseconds=1), cap=timedelta(milliseconds=10))
+QUICK = Backoff(
+    first=timedelta(milliseconds=1), minimum=timedelta(milliseconds=1), cap=timedelta(milliseconds=10)
+)
 
 
 class Work(Payload):

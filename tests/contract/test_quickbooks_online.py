@@ -153,7 +153,10 @@ def test_an_expired_token_can_be_renewed_and_is_never_shown(
 ) -> None:
     connections = {"acme": {"realmId": "42", "accessToken": "expired-canary"}}
     monkeypatch.setenv("QUICKBOOKS_CONNECTIONS", json.dumps(connections))
-    with pytest.raises(Unavailable, match="401") as refused, quickbooks.source(artifacts, "acme", None) as source:
+    with (
+        pytest.raises(Unavailable, match="401") as refused,
+        quickbooks.source(artifacts, "acme", None) as source,
+    ):
         list(source.pages("Invoice", None))
     assert "canary" not in str(refused.value)
 

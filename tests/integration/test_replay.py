@@ -61,7 +61,5 @@ def test_what_completed_since_is_left_alone(pipeline: Pipeline) -> None:
     pipeline.produce(CRITICAL.dead_letter_topic, first.key, first.value or b"", first.headers)
     ended = pipeline.command("replay", "--queue", "critical", "--dry-run")
     assert "would replay fixed" in ended.stdout
-    assert (
-        "1 dead letter of critical would be replayed; 1 completed since and are left alone" in ended.stdout
-    )
+    assert "1 dead letter of critical would be replayed; 1 completed since and are left alone" in ended.stdout
     assert letter.headers["ce_id"] == b"fixed"

@@ -21,7 +21,9 @@ def mail(**changes: object) -> Mail:
     return Mail(**(fields | changes))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("address", ["a@b", "ada.l+x@acme.example", "o'brien@acme.example", "ada@bücher.example"])
+@pytest.mark.parametrize(
+    "address", ["a@b", "ada.l+x@acme.example", "o'brien@acme.example", "ada@bücher.example"]
+)
 def test_addresses(address: str) -> None:
     assert is_address(address)
 
@@ -79,7 +81,15 @@ def test_a_recipient_named_twice_counts_once() -> None:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("MAIL_PROVIDER", "SMTP_URL", "SMTP_HOST", "SMTP_PORT", "SMTP_TLS", "SMTP_USER", "SMTP_PASSWORD"):
+    for name in (
+        "MAIL_PROVIDER",
+        "SMTP_URL",
+        "SMTP_HOST",
+        "SMTP_PORT",
+        "SMTP_TLS",
+        "SMTP_USER",
+        "SMTP_PASSWORD",
+    ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 

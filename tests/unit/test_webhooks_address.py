@@ -9,7 +9,9 @@ from providers.webhooks import check_url
 from providers.webhooks.address import is_public, resolve
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "172.15.0.1", "172.32.0.1", "2606:4700:4700::1111"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "1.1.1.1", "172.15.0.1", "172.32.0.1", "2606:4700:4700::1111"]
+)
 def test_public(address: str) -> None:
     assert is_public(ip_address(address))
 
