@@ -5,7 +5,17 @@ from unittest.mock import patch
 
 import pytest
 
+from streams.agents import MODULES
 from streams.jobs import HANDLERS, TYPE_OF_PAYLOAD
+
+
+@pytest.fixture
+def shipped_handlers() -> Iterator[None]:
+    """Let a test see the handlers that the project ships and none that other tests have registered."""
+    shipped = {name: one for name, one in HANDLERS.items() if one.function.__module__ in MODULES}
+    payloads = {kind: name for kind, name in TYPE_OF_PAYLOAD.items() if name in shipped}
+    with patch.dict(HANDLERS, shipped, clear=True), patch.dict(TYPE_OF_PAYLOAD, payloads, clear=True):
+        yield
 
 
 @pytest.fixture

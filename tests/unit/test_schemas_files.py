@@ -20,6 +20,7 @@ from streams.jobs import HANDLERS
 from streams.queues import QUEUES, Queue
 
 agents.load()
+pytestmark = pytest.mark.usefixtures("shipped_handlers")
 TOPICS = (*QUEUES, files.LIFECYCLE)
 
 

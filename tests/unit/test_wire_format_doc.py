@@ -267,6 +267,7 @@ class TestWrongRecords:
                 delivered(record)
 
 
+@pytest.mark.usefixtures("shipped_handlers")
 class TestTables:
     def test_every_topic_schema_and_job_type(self) -> None:
         found = {}
