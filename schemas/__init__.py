@@ -44,6 +44,7 @@ def open_codec(
     registry: Registry | None = None,
     topic: str | None = None,
     also_in: Path | None = None,
+    plain_instants: bool = False,
 ) -> Codec:
     """Return the codec of a queue, or of `lifecycle`.
 
@@ -51,6 +52,7 @@ def open_codec(
     encodes in the Confluent wire format; without, in single-object encoding. It decodes both either way,
     registry ids only with a registry. `topic` is `jobs.<name>` and `schema` the file's unless given;
     `also_in` is one more folder, with a history of its own, where schemas may turn up while this process runs.
+    `plain_instants` is `Codec`'s.
     """
 
     def lookup(header: bytes) -> Schema | None:
@@ -66,4 +68,10 @@ def open_codec(
     registry_id = None
     if registry is not None:
         registry_id = registry.register(f"{topic or f'jobs.{name}'}-value", schema)
-    return Codec(schema, files.history(name), registry_id=registry_id, lookup=lookup)
+    return Codec(
+        schema,
+        files.history(name),
+        registry_id=registry_id,
+        lookup=lookup,
+        plain_instants=plain_instants,
+    )

@@ -41,6 +41,15 @@ def parsed(schema: Schema) -> Schema:
     return result
 
 
+def without_logical_types(schema: Any) -> Any:
+    """Return the schema with each logical type as the type that its bytes have."""
+    if isinstance(schema, list):
+        return [without_logical_types(one) for one in schema]
+    if isinstance(schema, dict):
+        return {key: without_logical_types(value) for key, value in schema.items() if key != "logicalType"}
+    return schema
+
+
 def definitions(schema: Any) -> Iterator[Schema]:
     """Yield every record, enum and fixed that a parsed schema defines, the outermost first."""
     if isinstance(schema, list):

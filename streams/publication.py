@@ -81,7 +81,7 @@ class Publisher:
             "queued", job, now,
             queue=handler.queue.name,
             maxAttempts=wanted.max_attempts or handler.max_attempts,
-            notBefore=due,
+            not_before=due,
             input=visible(wanted.payload),
         )  # fmt: skip
         return Prepared(job_id, [record, event])
