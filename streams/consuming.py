@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from operator import methodcaller
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
@@ -61,7 +61,15 @@ def consumed(messages: Iterable[Message]) -> Iterator[Consumed | End]:
         )
 
 
+# Called from C, where the interpreter looks whether an error is set: confluent-kafka 2.16 sets one for a name that
+# is no UTF-8, but returns a list with a hole in it, and a call that Python 3.11 has specialised takes that list
+# and crashes.
+_headers_of = methodcaller("headers")
+
+
 def _headers(message: Message) -> dict[str, bytes]:
-    # The stubs allow a dict here, which only producers pass.
-    pairs = cast(list[tuple[str, bytes | None]], message.headers() or [])
+    try:
+        pairs: list[tuple[str, bytes | None]] = _headers_of(message) or []
+    except (UnicodeDecodeError, SystemError):
+        return {}
     return {name: data for name, data in pairs if data is not None}

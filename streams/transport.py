@@ -9,11 +9,15 @@ thread, the CLI and the shutdown stay Faust's. Each fact this relies on has a te
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
+from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.errors import KafkaError
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -23,8 +27,67 @@ from streams.worker import Partition, Worker
 log = logging.getLogger(__name__)
 
 FETCH_SECONDS = 1.0
-FETCH_SECONDS_WHEN_FULL = 0.05
-"""How soon a partition that was left out for lack of room is asked for again."""
+FETCH_SECONDS_WHEN_FULL = 0.01
+"""How soon room is looked for while a partition has none; a window of quick jobs is drained in a tenth of a second."""
+
+
+class Lenient(bytearray):
+    """Bytes whose text is read with what is no UTF-8 replaced."""
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return Lenient(found) if isinstance(found, bytearray) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
+        return super().decode(encoding, errors)
+
+
+class ReadableBatch:
+    """A batch of aiokafka's that can be read whatever bytes a header's name is made of.
+
+    aiokafka 0.14.0 raises on a name that is no UTF-8, which any client may write: each worker would end at that
+    record, and end again when it is started. Then the batch is read again, leniently; the fetcher skips what it
+    has had of it.
+    """
+
+    def __init__(self, batch: Any, raw: bytes) -> None:
+        self._batch = batch
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._batch
+        except UnicodeDecodeError:
+            batch = _DefaultRecordBatchPy(self._raw)
+            batch._maybe_uncompress()
+            batch._buffer = Lenient(batch._buffer)
+            yield from batch
+
+
+class ReadableRecords:
+    """What aiokafka fetched of a partition, as batches that can be read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._records = MemoryRecords(data)
+        self._rest = memoryview(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
+
+    def next_batch(self) -> Any:
+        batch = self._records.next_batch()
+        if batch is None:
+            return None
+        # A batch begins with its base offset, 8 bytes, and the length of what follows, 4 bytes.
+        end = 12 + struct.unpack_from(">i", self._rest, 8)[0]
+        raw, self._rest = self._rest[:end], self._rest[end:]
+        return ReadableBatch(batch, cast(bytes, raw))
+
+
+aiokafka_fetcher.MemoryRecords = ReadableRecords
 
 
 class Batch:
