@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -32,7 +33,7 @@ class DeadLetters:
 
         for message, reason in letters:
             headers = [
-                *(message.headers() or []),
+                *_headers(message),
                 ("reason", reason.encode("utf-8", "replace")),
                 ("origin", f"{message.topic()}/{message.partition()}/{message.offset()}".encode()),
             ]
@@ -55,3 +56,15 @@ class DeadLetters:
                 }
             )
         return self._producer
+
+
+# Called from C: for a name that is no UTF-8, confluent-kafka 2.16 returns a list with a hole in it besides the error
+# that it sets, and a call that Python 3.11 has specialised takes the list and crashes.
+_headers_of = methodcaller("headers")
+
+
+def _headers(message: Message) -> list[tuple[str, Any]]:
+    try:
+        return list(_headers_of(message) or [])
+    except (UnicodeDecodeError, SystemError):
+        return []

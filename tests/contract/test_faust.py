@@ -115,7 +115,7 @@ def test_a_job_that_outlasts_the_grace_is_handed_on_at_once(pipeline: Pipeline) 
 
 def test_workers_that_join_and_leave_repeat_nothing(pipeline: Pipeline) -> None:
     with SyncJobs(pipeline.settings) as jobs:
-        job_ids = jobs.publish_many([Publication(Work(work_ms=10), f"org-{n % 9}") for n in range(3000)])
+        job_ids = jobs.publish_many([Publication(Work(work_ms=40), f"org-{n % 9}") for n in range(3000)])
     first, second = pipeline.worker().start(), pipeline.worker()
     wait_until(lambda: len(pipeline.effects()) > 200, 30, "the first worker runs jobs")
     second.start()

@@ -222,6 +222,16 @@ WRONG: dict[str, tuple[Any, dict[str, Change]]] = {
         InvalidRecord,
         {name: header(name, b"soon") for name in ("attempt", "snoozes", "not-before")},
     ),
+    "`priority`, `maxAttempts` or": (
+        InvalidRecord,
+        {
+            "priority": job(priority=11),
+            "attempts": job(maxAttempts=0),
+            "key": job(idempotencyKey="k" * 257),
+        },
+    ),
+    "`replay-id` is not": (InvalidRecord, {"replay": header("replay-id", b"once more")}),
+    "the headers take more": (InvalidRecord, {"headers": header("x-large", b"x" * 9000)}),
     "`jobType` has no handler": (InvalidRecord, {}),
     "the payload breaks a rule": (InvalidRecord, {"address": job(payload={"to": ["nobody"]})}),
     "the fingerprint or registry id": (
