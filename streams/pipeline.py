@@ -43,6 +43,9 @@ REDIS_RETRY = timedelta(milliseconds=500)
 STARTED_AFTER = timedelta(milliseconds=100)
 """A job that runs longer is told as `started`; a shorter one is one event, at its end."""
 
+LEASED_RETRY = timedelta(seconds=1)
+"""How soon a delivery of a job that runs elsewhere asks again: its lease may end long before it runs out."""
+
 CRASH_LIMIT = 5
 """A job under which that many workers died is dead, lest it kill the next one."""
 
@@ -187,7 +190,7 @@ class Pipeline:
                 case Duplicate():
                     self._settlement.drop(delivery)
                 case Leased(retry_after):
-                    self.window.hold(delivery, now + retry_after)
+                    self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
                 case Limited(retry_after, by):
                     limited.append(delivery)
                     if by.startswith("organization:"):
