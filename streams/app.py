@@ -105,7 +105,7 @@ def _calm_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(100_000, 50, 100)
 
 
 def worker_app(worker_type: WorkerType) -> App:

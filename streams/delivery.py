@@ -183,7 +183,7 @@ def _delivery(
 
 def check_headers(headers: Mapping[str, bytes]) -> None:
     """Raise InvalidRecord when headers leave no room for those that carrying the record on will add."""
-    size = sum(map(len, headers)) + sum(map(len, headers.values()))
+    size = len("".join(headers)) + len(b"".join(headers.values()))
     if size > HEADERS_CAP:
         raise InvalidRecord(f"the headers take {size} bytes, more than the {HEADERS_CAP} allowed")
 

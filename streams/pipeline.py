@@ -53,11 +53,10 @@ CRASH_LIMIT = 5
 class Running:
     """A delivery that holds a lease: admitted, and perhaps started."""
 
-    __slots__ = ("delivery", "job", "progress", "started_at", "told")
+    __slots__ = ("delivery", "progress", "started_at", "told")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
-        self.job: Job[Any] | None = None
         self.started_at: datetime | None = None
         self.told = False
         self.progress: tuple[float, str] | None = None
@@ -241,7 +240,7 @@ class Pipeline:
             outcome: Outcome = DeadLetter(reason, Failure.named("WorkerCrashed", reason))
             attempt = Attempt()
         else:
-            job = running.job = Job(
+            job: Job[Any] = Job(
                 id=delivery.job_id,
                 type=delivery.handler.job_type,
                 organization_id=delivery.organization_id,
