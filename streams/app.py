@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class App(faust.App):
                 marker=settings.marker_retention,
             ),
             producer=Producer(settings.kafka),
-            clock=lambda: datetime.now(UTC),
+            clock=partial(datetime.now, UTC),
         )
         self.worker.start()
         _calm_the_collector()

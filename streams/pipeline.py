@@ -6,6 +6,7 @@ record ─read─▶ window ─admission─▶ ready ─N runners─▶ outcome 
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 ADMIT_AHEAD = 200
 """Most deliveries that are admitted before a slot is free for them."""
+
+YIELD_EVERY = 25
+"""After that many jobs that never waited, others get their turn: the next batch is asked for while this one runs."""
 
 REDIS_RETRY = timedelta(milliseconds=500)
 STARTED_AFTER = timedelta(milliseconds=100)
@@ -91,7 +95,8 @@ class Pipeline:
         self._lifecycle = lifecycle
         self._concurrency = concurrency
         self._clock = clock
-        self._ready: asyncio.Queue[Running] = asyncio.Queue()
+        self._ready: deque[Running] = deque()
+        self._filled = asyncio.Event()
         self._leased: dict[Delivery, Running] = {}
         self._started = 0
         self._finished = 0
@@ -147,7 +152,7 @@ class Pipeline:
     def _wanted(self) -> int:
         """Return how many to admit: the free slots, and ahead of them as many as lately ended twice over."""
         ahead = min(ADMIT_AHEAD, 2 * self._finished)
-        waiting = self._ready.qsize()
+        waiting = len(self._ready)
         if waiting > ahead // 2:
             return 0
         self._finished = 0
@@ -185,7 +190,7 @@ class Pipeline:
                 case Run(token, crashes):
                     delivery.token, delivery.crashes = token, crashes
                     running = self._leased[delivery] = Running(delivery)
-                    self._ready.put_nowait(running)
+                    self._ready.append(running)
                 case Duplicate():
                     self._settlement.drop(delivery)
                 case Leased(retry_after):
@@ -197,6 +202,7 @@ class Pipeline:
                     else:
                         self.window.hold_all(now + retry_after)
         self.window.put_back(limited)
+        self._filled.set()
 
     # -- run --------------------------------------------------------------------------------------------
 
@@ -210,23 +216,28 @@ class Pipeline:
         call = asyncio.current_task()
         assert call is not None
         while True:
-            running = await self._ready.get()
+            while not self._ready:
+                self._filled.clear()
+                await self._filled.wait()
+            running = self._ready.popleft()
             if running.delivery not in self._leased:
                 continue
             self._started += 1
             try:
-                await self._run(running, call)
+                if running.delivery.handler.runs_in == "process":
+                    await self._await_process(running, call)
+                else:
+                    await self._attempt(running, call)
             finally:
                 self._started -= 1
                 self._finished += 1
                 self._leased.pop(running.delivery, None)
                 self._wake.set()
                 self._changed.set()
+            if self._finished % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
 
-    async def _run(self, running: Running, call: asyncio.Task[None]) -> None:
-        if running.delivery.handler.runs_in != "process":
-            await self._attempt(running, call)
-            return
+    async def _await_process(self, running: Running, call: asyncio.Task[None]) -> None:
         # What waits for a process is not running yet, and may be given up like all that has not started.
         async with self._execution.processes:
             if running.delivery in self._leased:

@@ -179,7 +179,7 @@ def replay(
     told = [
         lifecycle.stated(
             "replayed", one.job, at, queue=one.queue.name, maxAttempts=one.job["maxAttempts"] or 1,
-            replayId=replay_id, reason=clean(reason, MESSAGE_CAP), origin=one.text("origin")[:ORIGIN_CAP] or None,
+            replayId=replay_id, reason=clean(reason, MESSAGE_CAP), origin=one.text("origin")[:ORIGIN_CAP],
         )
         for one in found
         if one.job

@@ -77,6 +77,9 @@ class Event:
     origin: str | None = None
 
 
+_GOING_ON = ("started", "progressed")
+
+
 def event_of(record: Mapping[str, Any]) -> Event:
     """Return the event in a decoded record.
 
@@ -85,11 +88,12 @@ def event_of(record: Mapping[str, Any]) -> Event:
     try:
         if record["kind"] not in KINDS:
             raise UnknownKind(f"no event kind {record['kind']!r} yet")
-        error = record["error"]
+        error, at, started_at = record["error"], record["at"], record["startedAt"]
+        ended = started_at is not None and record["kind"] not in _GOING_ON
         return Event(
             id=clean(record["eventId"]),
             kind=record["kind"],
-            at=record["at"],
+            at=at,
             job_id=clean(record["jobId"]),
             job_type=clean(record["jobType"]),
             queue_name=clean(record["queue"]),
@@ -98,13 +102,13 @@ def event_of(record: Mapping[str, Any]) -> Event:
             max_attempts=record["maxAttempts"],
             snoozes=record["snoozes"],
             replay_id=_text(record["replayId"]),
-            worker_id=_text(record["workerId"]),
-            worker_host=_text(record["workerHost"]),
+            worker_id=_text(record["workerId"]) or None,
+            worker_host=_text(record["workerHost"]) or None,
             queued_at=record["queuedAt"],
-            started_at=record["startedAt"],
-            finished_at=record["finishedAt"],
+            started_at=started_at,
+            finished_at=at if ended else None,
             not_before=record["notBefore"],
-            duration_ms=_duration(record["durationMs"]),
+            duration_ms=max((at - started_at).total_seconds() * 1000, 0.0) if ended else None,
             cpu_time_ms=_duration(record["cpuTimeMs"]),
             memory_bytes=record["memoryBytes"],
             input=clean_json(record["input"]),
@@ -112,7 +116,7 @@ def event_of(record: Mapping[str, Any]) -> Event:
             progress=_finite(record["progress"]),
             reason=_text(record["reason"]),
             error=None if error is None else _failure(error),
-            origin=_text(record["origin"]),
+            origin=_text(record["origin"]) or None,
         )
     except (KeyError, TypeError, AttributeError) as problem:
         raise InvalidEvent(f"the record is no lifecycle event: {type(problem).__name__}") from None

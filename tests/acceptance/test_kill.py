@@ -99,7 +99,7 @@ def _assert_no_position_was_early(pipeline: Pipeline, positions: Positions) -> N
     for event in pipeline.events():
         if event["kind"] == "completed":
             topic, partition, offset = event["origin"].split("/")
-            at = event["finishedAt"].timestamp()
+            at = event["at"].timestamp()
             times = settled.setdefault((topic, int(partition)), {})
             times[int(offset)] = min(at, times.get(int(offset), at))
     assert len(positions.samples) > 20, positions.failed

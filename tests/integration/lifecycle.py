@@ -67,12 +67,7 @@ def life_of(job: str, chance: random.Random) -> list[Record]:
         run: Record = {**common, "attempt": attempt, "startedAt": at(second)}
         told.append(record("started", job, second, **run))
         second += chance.random()
-        end: Record = {
-            **run,
-            "finishedAt": at(second),
-            "durationMs": chance.random() * 900,
-            "memoryBytes": 2**33,
-        }
+        end: Record = {**run, "memoryBytes": 2**33}
         if chance.random() < 0.6:
             return [*told, record("completed", job, second, **end, output='{"pages": 3}')]
         end["error"] = {

@@ -124,7 +124,7 @@ def test_what_postgres_cannot_hold_is_cleaned(topics: Topics, tables: Engine) ->
             "cut",
             output='{"cut": "of',
             startedAt=record("x", "y")["at"],
-            durationMs=float("nan"),
+            cpuTimeMs=float("nan"),
         ),
     ]
     topics.publish(told)
@@ -133,7 +133,7 @@ def test_what_postgres_cannot_hold_is_cleaned(topics: Topics, tables: Engine) ->
     cut, nul = stored_rows(tables)
     assert (nul["job_id"], nul["reason"]) == ("nul�job", "a�b")
     assert nul["input"] == {"a�": "�", "n": "NaN", "big": "Infinity"}
-    assert (cut["output"], cut["duration_ms"]) == ('{"cut": "of', None)
+    assert (cut["output"], cut["cpu_time_ms"]) == ('{"cut": "of', None)
 
 
 def test_an_unknown_schema_holds_its_partition_and_no_other_until_it_is_known(

@@ -34,7 +34,7 @@ def store(stack: devstack.Stack) -> Iterator[Engine]:
             "queuedAt": NOW - timedelta(seconds=9),
             "startedAt": NOW - timedelta(seconds=5),
         }
-        end = run | {"finishedAt": NOW, "durationMs": 5000.0, "workerId": "w1", "workerHost": "h"}
+        end = run | {"workerId": "w1", "workerHost": "h"}
         failure = {
             "kind": "ValueError",
             "message": "[red]no\x1b[31m page\nmore",

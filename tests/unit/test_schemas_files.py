@@ -153,6 +153,7 @@ class TestOpenCodec:
         **{field["name"]: field.get("default") for field in files.current(files.LIFECYCLE)["fields"]},
         "eventId": "0197", "kind": "completed", "at": datetime(2026, 5, 17, tzinfo=UTC), "jobId": "1",
         "jobType": "email.send", "queue": "emails", "organizationId": "acme", "attempt": 1, "maxAttempts": 5,
+        "queuedAt": datetime(2026, 5, 17, tzinfo=UTC),
         "error": {"kind": "ValueError", "message": "m", "stack": None, "fingerprint": "f"},
     }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from schemas import open_codec
 from tracking.events import KINDS, InvalidEvent, UnknownKind, clean, clean_json, event_of
 
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
 
 def record(**facts: Any) -> dict[str, Any]:
     codec = open_codec("lifecycle")
     stated = {
         "eventId": "01960000-0000-7000-8000-000000000001",
         "kind": "queued",
-        "at": datetime(2026, 3, 1, tzinfo=UTC),
+        "at": NOON,
+        "queuedAt": NOON,
         "jobId": "job",
         "jobType": "email.send",
         "queue": "emails",
@@ -44,8 +47,22 @@ def test_a_decoded_record_is_an_event() -> None:
 
 
 def test_numbers_that_are_not_finite_become_null_and_negative_durations_zero() -> None:
-    event = event_of(record(durationMs=math.nan, cpuTimeMs=-3.0, progress=math.inf))
-    assert (event.duration_ms, event.cpu_time_ms, event.progress) == (None, 0.0, None)
+    event = event_of(record(cpuTimeMs=-3.0, progress=math.inf))
+    assert (event.cpu_time_ms, event.progress) == (0.0, None)
+    assert event_of(record(cpuTimeMs=math.nan)).cpu_time_ms is None
+
+
+def test_the_end_of_an_attempt_says_how_long_it_took() -> None:
+    began = NOON - timedelta(seconds=2)
+    end = event_of(record(kind="retried", startedAt=began))
+    assert (end.finished_at, end.duration_ms) == (NOON, 2000)
+    skewed = event_of(record(kind="completed", startedAt=NOON + timedelta(seconds=1)))
+    assert (skewed.finished_at, skewed.duration_ms) == (NOON, 0)
+    for kind in ("started", "progressed"):
+        going_on = event_of(record(kind=kind, startedAt=began))
+        assert (going_on.finished_at, going_on.duration_ms) == (None, None)
+    never_ran = event_of(record(kind="cancelled"))
+    assert (never_ran.finished_at, never_ran.duration_ms, never_ran.worker_id) == (None, None, None)
 
 
 def test_a_record_of_another_shape_is_no_event() -> None:
