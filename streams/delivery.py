@@ -4,6 +4,7 @@ A record's value is the job as its producer stated it and is never rewritten; re
 dead letters carry the same bytes under new headers. The whole contract: docs/reference/wire-format.md.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,13 @@ class Delivery:
     not_before: datetime | None
     origin: str
     token: str = ""
+    leased_until: float = math.inf
+    """When the lease runs out unless it is renewed, by `time.monotonic()`."""
     crashes: int = 0
+    waits: int = 0
+    """How often it found its job running elsewhere."""
+    watched: bool = False
+    """A copy waits in a retry topic in its stead, and its own record is settled."""
 
     @property
     def identity(self) -> str:

@@ -28,7 +28,7 @@ from providers.errors import RateLimited, Refused, Unavailable
 from streams.delivery import Delivery
 from streams.errors import Poison, Snooze, Transient
 from streams.jobs import Handler, Job
-from streams.outcome import Attempt, Completed, DeadLetter, Failure, Outcome, Retry, Snoozed, clean
+from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome, Retry, Snoozed, clean
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +53,15 @@ class Execution:
         self._tickets = itertools.count()
         self._deadlines: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
+        self._stopped: dict[asyncio.Task[Any], Cancelled | None] = {}
 
     async def run(
         self, delivery: Delivery, job: Job[Any], call: asyncio.Task[Any]
-    ) -> tuple[Outcome, Attempt]:
-        """Call the handler once, in the task `call`, and return the outcome with what was measured."""
+    ) -> tuple[Outcome | None, Attempt]:
+        """Call the handler once, in the task `call`, and return the outcome with what was measured.
+
+        The outcome is what `stop` said when that came first.
+        """
         handler = delivery.handler
         try:
             if handler.runs_in == "loop":
@@ -66,9 +70,28 @@ class Execution:
                 attempt = await self._in_thread(handler, job)
             else:
                 attempt = await self._in_process(handler, job)
+        except asyncio.CancelledError as error:
+            if call not in self._stopped:
+                raise
+            attempt = failed(error)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is an outcome
             attempt = failed(error)
+        if call in self._stopped:
+            instead = self._stopped.pop(call)
+            call.uncancel()
+            if instead is None or attempt.error is not None:
+                return instead, attempt
         return judge(delivery, attempt, random.random()), attempt
+
+    def stop(self, call: asyncio.Task[Any], instead: Cancelled | None) -> None:
+        """End the run in `call` soon: in the loop it is cancelled, a process is killed, a thread is told and left.
+
+        Its outcome is then `instead`; a handler that completes all the same has completed, unless that is None:
+        then its lease was lost, and another worker says what became of the job.
+        """
+        if call not in self._stopped:
+            call.cancel()
+        self._stopped[call] = instead
 
     async def _in_loop(self, handler: Handler, job: Job[Any], call: asyncio.Task[Any]) -> Attempt:
         self._deadlines[call] = time.monotonic() + handler.timeout.total_seconds()

@@ -10,7 +10,7 @@ class PartitionOffsets:
     changes nothing.
     """
 
-    __slots__ = ("_open", "_settled", "next_offset", "partition", "position", "topic")
+    __slots__ = ("_open", "_settled", "gone", "next_offset", "partition", "position", "topic")
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
@@ -19,6 +19,8 @@ class PartitionOffsets:
         """The next offset that has not been read; records below it were read already."""
         self.position: int | None = None
         """What may be committed, or None while nothing was settled."""
+        self.gone = False
+        """The partition is being handed over: nothing of it begins any more."""
         self._open: deque[int] = deque()
         self._settled: set[int] = set()
 
@@ -45,6 +47,11 @@ class PartitionOffsets:
     def unsettled(self) -> int:
         """Return how many records were read and are not settled."""
         return len(self._open) - len(self._settled)
+
+    @property
+    def held_back(self) -> int:
+        """Return how many records are settled and not covered by the position, for one before them is not."""
+        return len(self._settled)
 
     @property
     def span(self) -> int:

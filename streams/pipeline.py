@@ -5,7 +5,9 @@ record ─read─▶ window ─admission─▶ ready ─N runners─▶ outcome 
 
 import asyncio
 import logging
+import math
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -50,6 +52,12 @@ STARTED_AFTER = timedelta(milliseconds=100)
 LEASED_RETRY = timedelta(seconds=1)
 """How soon a delivery of a job that runs elsewhere asks again: its lease may end long before it runs out."""
 
+LEASED_WAITS = 3
+"""How often it asks from the window, where it holds its partition's position back; then from a retry topic."""
+
+WATCHED_FROM = 100
+"""A running job that holds back the position for so many settled records leaves a copy and settles its own."""
+
 CRASH_LIMIT = 5
 """A job under which that many workers died is dead, lest it kill the next one."""
 
@@ -57,10 +65,11 @@ CRASH_LIMIT = 5
 class Running:
     """A delivery that holds a lease: admitted, and perhaps started."""
 
-    __slots__ = ("delivery", "progress", "started_at", "told")
+    __slots__ = ("call", "delivery", "progress", "started_at", "told")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
+        self.call: asyncio.Task[None] | None = None
         self.started_at: datetime | None = None
         self.told = False
         self.progress: tuple[float, str] | None = None
@@ -84,6 +93,7 @@ class Pipeline:
         lifecycle: Lifecycle,
         window: Window,
         concurrency: int,
+        lease: timedelta,
         clock: Callable[[], datetime],
     ) -> None:
         self.queue = queue
@@ -94,12 +104,18 @@ class Pipeline:
         self._settlement = settlement
         self._lifecycle = lifecycle
         self._concurrency = concurrency
+        self._lease = lease
         self._clock = clock
         self._ready: deque[Running] = deque()
         self._filled = asyncio.Event()
         self._leased: dict[Delivery, Running] = {}
+        self._orphans: dict[tuple[int, int], Running] = {}
+        """What runs on without its partition, by partition and offset."""
         self._started = 0
         self._finished = 0
+        self._asking = False
+        self.rounds = 0
+        """How often admission was asked and a run ended."""
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._taking = True
@@ -114,6 +130,8 @@ class Pipeline:
         now = self._clock()
         for record in records:
             if not offsets.read(record.offset):
+                continue
+            if self._orphans and self._adopt(record.offset, offsets):
                 continue
             try:
                 delivery = read(self.queue, record, offsets, self._codec)
@@ -132,8 +150,16 @@ class Pipeline:
                 elif due - now < SHORTEST_DELAY:
                     self.window.hold(delivery, due)
                 else:
-                    self._settlement.postpone(delivery, now)
+                    self._settlement.postpone(delivery, now, due, "not due yet")
         self._wake.set()
+
+    def _adopt(self, offset: int, offsets: PartitionOffsets) -> bool:
+        """Return whether a record that is read again is that of a job that runs here still."""
+        running = self._orphans.pop((offsets.partition, offset), None)
+        if running is None or running.delivery not in self._leased:
+            return False
+        running.delivery.offsets = offsets
+        return True
 
     # -- may it run? ------------------------------------------------------------------------------------
 
@@ -171,6 +197,8 @@ class Pipeline:
         candidates = [
             Candidate(one.identity, one.fence(), self._limits(one), one.handler.cost) for one in batch
         ]
+        leased_until = time.monotonic() + self._lease.total_seconds()
+        self._asking = True
         try:
             answers: Sequence[Answer] = await self._admission.admit(candidates)
         except AdmissionUnavailable as error:
@@ -180,21 +208,31 @@ class Pipeline:
                 self.window.hold_all(self._clock() + REDIS_RETRY)
                 return
             log.warning("%s goes on without leases or limits: %s", self.queue.name, error)
-            answers = [Run("", 0)] * len(batch)
-        self._sort(batch, answers, self._clock())
+            answers, leased_until = [Run("", 0)] * len(batch), math.inf
+        finally:
+            self._asking = False
+            self.rounds += 1
+        self._sort(batch, answers, leased_until)
 
-    def _sort(self, batch: Sequence[Delivery], answers: Sequence[Answer], now: datetime) -> None:
+    def _sort(self, batch: Sequence[Delivery], answers: Sequence[Answer], leased_until: float) -> None:
+        now = self._clock()
         limited: list[Delivery] = []
         for delivery, answer in zip(batch, answers, strict=True):
             match answer:
                 case Run(token, crashes):
                     delivery.token, delivery.crashes = token, crashes
+                    delivery.leased_until = leased_until
+                    if delivery.offsets.gone:
+                        self._settlement.give_back(delivery)
+                        continue
                     running = self._leased[delivery] = Running(delivery)
                     self._ready.append(running)
                 case Duplicate():
                     self._settlement.drop(delivery)
+                case _ if delivery.offsets.gone:
+                    continue
                 case Leased(retry_after):
-                    self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
+                    self._await_lease(delivery, now, retry_after)
                 case Limited(retry_after, by):
                     limited.append(delivery)
                     if by.startswith("organization:"):
@@ -203,6 +241,14 @@ class Pipeline:
                         self.window.hold_all(now + retry_after)
         self.window.put_back(limited)
         self._filled.set()
+
+    def _await_lease(self, delivery: Delivery, now: datetime, retry_after: timedelta) -> None:
+        delivery.waits += 1
+        if delivery.waits <= LEASED_WAITS and delivery.not_before is None:
+            self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
+        else:
+            due = now + max(retry_after, SHORTEST_DELAY)
+            self._settlement.postpone(delivery, now, due, "its job runs elsewhere")
 
     # -- run --------------------------------------------------------------------------------------------
 
@@ -231,6 +277,7 @@ class Pipeline:
             finally:
                 self._started -= 1
                 self._finished += 1
+                self.rounds += 1
                 self._leased.pop(running.delivery, None)
                 self._wake.set()
                 self._changed.set()
@@ -246,9 +293,10 @@ class Pipeline:
     async def _attempt(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
         started_at = running.started_at = self._clock()
+        running.call = call
         if delivery.crashes >= CRASH_LIMIT:
             reason = f"{delivery.crashes} workers ended while they ran it"
-            outcome: Outcome = DeadLetter(reason, Failure.named("WorkerCrashed", reason))
+            outcome: Outcome | None = DeadLetter(reason, Failure.named("WorkerCrashed", reason))
             attempt = Attempt()
         else:
             job: Job[Any] = Job(
@@ -263,6 +311,9 @@ class Pipeline:
                 report=running.report,
             )
             outcome, attempt = await self._execution.run(delivery, job, call)
+        if outcome is None:
+            self.ask_again(delivery)
+            return
         try:
             self._settlement.finish(delivery, outcome, attempt, started_at)
         except Exception as error:  # noqa: BLE001 - such as a follow-up that cannot be published: a bug of the handler
@@ -277,6 +328,7 @@ class Pipeline:
             started_at = running.started_at
             if started_at is None or now - started_at < STARTED_AFTER:
                 continue
+            self._watch(running.delivery, now)
             if not running.told:
                 running.told = True
                 event = self._lifecycle.of("started", running.delivery, now, started_at=started_at)
@@ -293,14 +345,45 @@ class Pipeline:
                 )
                 self._settlement.note(event)
 
+    def _watch(self, delivery: Delivery, now: datetime) -> None:
+        """Let the position of a partition go on behind a job that keeps running, leaving a copy of it to come back.
+
+        Without a lease nothing would tell the copy that the job still runs.
+        """
+        offsets = delivery.offsets
+        if delivery.token and not delivery.watched and not offsets.gone and offsets.held_back >= WATCHED_FROM:
+            delivery.watched = True
+            self._settlement.postpone(delivery, now, now + self._lease, "it runs for long")
+
     # -- leases and leaving -----------------------------------------------------------------------------
 
-    def leases(self) -> list[tuple[str, str]]:
-        """Return the identity and token of every lease that is held."""
-        return [(one.identity, one.token) for one in self._leased if one.token]
+    def leased(self) -> list[Delivery]:
+        """Return the deliveries that hold a lease."""
+        return [one for one in self._leased if one.token]
+
+    def lose(self, delivery: Delivery) -> bool:
+        """Stop a delivery whose lease was lost, as another worker runs its job; False when it has ended."""
+        running = self._leased.get(delivery)
+        if running is None:
+            return False
+        if running.call is not None:
+            self._execution.stop(running.call, None)
+        else:
+            del self._leased[delivery]
+            self.ask_again(delivery)
+        return True
+
+    def ask_again(self, delivery: Delivery) -> None:
+        """Ask again for a delivery that lost its lease: whether its job is done, or runs elsewhere, or may run here."""
+        delivery.token, delivery.leased_until = "", math.inf
+        if not delivery.offsets.gone:
+            self.window.hold(delivery, self._clock() + LEASED_RETRY)
+            self._wake.set()
 
     def leave(self, parted: Sequence[PartitionOffsets]) -> list[Mark]:
         """Give up what has not started of some partitions; returns the marks that give leases back."""
+        for offsets in parted:
+            offsets.gone = True
         self.window.drop(parted)
         unstarted = [
             one
@@ -310,6 +393,17 @@ class Pipeline:
         for delivery in unstarted:
             del self._leased[delivery]
         return [mark for mark in map(self._settlement.release, unstarted) if mark is not None]
+
+    def part(self) -> None:
+        """Let what still runs go on without its partition, to be found again should that come back."""
+        self._orphans = {(one.offsets.partition, one.offset): running for one, running in self._leased.items()}
+
+    @property
+    def could_go_on(self) -> bool:
+        """Return whether there is something to admit or to start now, and a slot for it."""
+        if not self._taking or self._started >= self._concurrency:
+            return False
+        return self._asking or bool(self._ready) or self.window.has_next(self._clock())
 
     def stop(self) -> None:
         """Take and admit nothing more."""

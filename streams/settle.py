@@ -7,6 +7,7 @@ fence in it tell a repeated delivery from a new one.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,10 +48,11 @@ class Ended:
     """An outcome on its way to being durable."""
 
     messages: list[Message]
-    mark: Mark | None
-    must_mark: bool
     offsets: PartitionOffsets
     offset: int
+    mark: Mark | None = None
+    delivery: Delivery | None = None
+    """Whose lease the mark is signed with; None when the lease is only given back."""
 
 
 class Settlement:
@@ -67,6 +69,7 @@ class Settlement:
         snooze_limit: int,
         unknown_schema_delay: timedelta,
         unknown_schema_limit: timedelta,
+        lost: Callable[[Delivery], None],
     ) -> None:
         self._producer = producer
         self._admission = admission
@@ -76,12 +79,16 @@ class Settlement:
         self._snooze_limit = snooze_limit
         self._unknown_schema_delay = unknown_schema_delay
         self._unknown_schema_limit = unknown_schema_limit
+        self._lost = lost
         self._ended: list[Ended] = []
         self._unmarked: list[Ended] = []
+        self._settling: list[Ended] = []
         self._notes: list[Message] = []
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
+        self.rounds = 0
+        """How many batches were dealt with, whatever became of them."""
         self.memory_bytes: int | None = None
 
     def finish(self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime) -> None:
@@ -92,8 +99,7 @@ class Settlement:
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
         mark = Mark(delivery.identity, delivery.token, end)
-        must_mark = delivery.queue.on_redis_down == "closed"
-        self._add(Ended(messages, mark, must_mark, delivery.offsets, delivery.offset))
+        self._add(Ended(messages, delivery.offsets, delivery.offset, mark, delivery))
 
     def _route(
         self,
@@ -147,18 +153,24 @@ class Settlement:
             case _:
                 assert_never(outcome)
 
-    def postpone(self, delivery: Delivery, now: datetime) -> None:
-        """Send a delivery that came before its time to wait; it took no lease and is told to nobody."""
-        assert delivery.not_before is not None
-        wait = delivery.not_before - now
-        carried = _carry(
-            delivery, wait, delivery.not_before, delivery.attempt, delivery.snoozes, reason="not due yet"
-        )
-        self._add(Ended([carried], None, False, delivery.offsets, delivery.offset))
+    def postpone(self, delivery: Delivery, now: datetime, due: datetime, reason: str) -> None:
+        """Send a copy of a delivery to wait, and settle its record; this is told to nobody.
+
+        For one that came before its time, and for one whose job runs and would hold its partition's position
+        back: when the copy comes due, the ledger tells whether there is anything left to do.
+        """
+        carried = _carry(delivery, due - now, due, delivery.attempt, delivery.snoozes, reason=reason)
+        self._add(Ended([carried], delivery.offsets, delivery.offset))
 
     def drop(self, delivery: Delivery) -> None:
         """Settle a delivery of a job that is finished or was taken over by a later delivery."""
-        self._add(Ended([], None, False, delivery.offsets, delivery.offset))
+        self._add(Ended([], delivery.offsets, delivery.offset))
+
+    def give_back(self, delivery: Delivery) -> None:
+        """Give back the lease of a delivery that will not run here; its record stays unsettled."""
+        mark = self.release(delivery)
+        if mark is not None:
+            self._add(Ended([], PartitionOffsets(delivery.queue.topic, delivery.offsets.partition), 0, mark))
 
     def refuse(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Bury a record that breaks the wire format, its bytes and key unchanged."""
@@ -180,7 +192,7 @@ class Settlement:
                 )
             )  # fmt: skip
         log.warning("refused %s: %s", place_of(record), error)
-        self._add(Ended(messages, None, False, offsets, record.offset))
+        self._add(Ended(messages, offsets, record.offset))
 
     def await_schema(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Snooze a record whose schema this worker does not have yet; bury it when that lasts too long."""
@@ -206,7 +218,7 @@ class Settlement:
         headers["reason"] = header_text(str(error))
         headers["not-before"] = b"%d" % milliseconds(due)
         message = Message(waiting_topic(queue, due - at), record.key, record.value, list(headers.items()))
-        self._add(Ended([message], None, False, offsets, record.offset))
+        self._add(Ended([message], offsets, record.offset))
 
     def release(self, delivery: Delivery) -> Mark | None:
         """Return the mark that gives the lease of a delivery back unused."""
@@ -231,25 +243,62 @@ class Settlement:
             notes, self._notes = self._notes, []
             if batch or notes or self._unmarked:
                 await self._settle(batch, notes)
+                self.rounds += 1
             if not self._ended and not self._unmarked:
                 self._settled.set()
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Return whether something that was taken is not durable yet."""
+        return not self._settled.is_set()
 
     async def settled(self) -> None:
         """Wait until everything that was taken is durable."""
         await self._settled.wait()
 
+    def leased(self) -> list[Delivery]:
+        """Return the deliveries that have ended and whose leases are still needed, until the ledger knows."""
+        return [
+            one.delivery
+            for part in (self._unmarked, self._settling, self._ended)
+            for one in part
+            if one.delivery is not None and one.delivery.token
+        ]
+
     async def _settle(self, batch: list[Ended], notes: list[Message]) -> None:
+        batch = self._settling = await self._still_ours(batch)
         messages = [message for ended in batch for message in ended.messages] + notes
         if messages:
             errors = await self._producer.send(messages)
             if errors:
                 raise BrokerRefused(f"{len(errors)} of {len(messages)} records: {errors[0].str()}")
-        batch = self._unmarked + batch
+        batch = self._settling = self._unmarked + batch
         self._unmarked = await self._mark([ended for ended in batch if ended.mark is not None])
         waiting = set(map(id, self._unmarked))
         for ended in batch:
             if id(ended) not in waiting:
                 ended.offsets.settle(ended.offset)
+        self._settling = []
+
+    async def _still_ours(self, batch: list[Ended]) -> list[Ended]:
+        """Return the outcomes without those of leases that ran out and were taken over.
+
+        A worker that was stopped for longer than its leases does not know it. Whoever holds them now says what
+        becomes of those jobs; told here, their ends would be told twice.
+        """
+        now = time.monotonic()
+        doubtful = {id(one): one.delivery for one in batch if one.delivery and one.delivery.leased_until < now}
+        if not doubtful:
+            return batch
+        try:
+            held = await self._admission.renew([(one.identity, one.token) for one in doubtful.values()])
+        except AdmissionUnavailable as error:
+            log.warning("%d leases may be lost, which cannot be told: %s", len(doubtful), error)
+            return batch
+        lost = {key for key, kept in zip(doubtful, held, strict=True) if not kept}
+        for key in lost:
+            self._lost(doubtful[key])
+        return [one for one in batch if id(one) not in lost]
 
     async def _mark(self, batch: list[Ended]) -> list[Ended]:
         """Tell the ledger how runs ended; returns those whose positions must wait until it can be told."""
@@ -260,7 +309,9 @@ class Settlement:
         except AdmissionUnavailable as error:
             # Until the ledger has it, a redelivery would run again: positions wait for Redis, too. Other queues,
             # and what the broker must be told, do not.
-            waiting = [ended for ended in batch if ended.must_mark]
+            waiting = [
+                one for one in batch if one.delivery and one.delivery.queue.on_redis_down == "closed"
+            ]
             if waiting:
                 log.warning("%d outcomes wait for the ledger: %s", len(waiting), error)
                 asyncio.get_running_loop().call_later(LEDGER_RETRY.total_seconds(), self._wake.set)

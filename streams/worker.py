@@ -6,6 +6,7 @@ Plain asyncio: Faust hands records in and fetches positions out (`streams.transp
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -71,6 +72,7 @@ class Worker:
             snooze_limit=settings.snooze_limit,
             unknown_schema_delay=settings.unknown_schema_delay,
             unknown_schema_limit=settings.unknown_schema_limit,
+            lost=lambda delivery: self.pipelines[delivery.queue.topic].ask_again(delivery),
         )
         self.pipelines = {
             queue.topic: Pipeline(
@@ -82,6 +84,7 @@ class Worker:
                 lifecycle=lifecycle,
                 window=Window(records=settings.window_records, size_bytes=settings.window_bytes),
                 concurrency=settings.concurrency(queue),
+                lease=settings.lease,
                 clock=clock,
             )
             for queue in queues_of(worker_type)
@@ -91,6 +94,10 @@ class Worker:
         self._admitting: list[asyncio.Task[None]] = []
         self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         """Done when a duty has ended by an exception: the worker cannot go on and must be started again."""
+
+    @property
+    def settlement(self) -> Settlement:
+        return self._settlement
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -164,7 +171,9 @@ class Worker:
             log.info("jobs that run on keep their leases; whoever reads them again waits for those")
 
     def forget(self) -> None:
-        """Stop tracking every partition: what still runs settles in the ledger only."""
+        """Stop tracking every partition; what still runs settles in the ledger only, unless that one comes back."""
+        for pipeline in self.pipelines.values():
+            pipeline.part()
         self._offsets.clear()
 
     # -- leaving ----------------------------------------------------------------------------------------
@@ -212,17 +221,23 @@ class Worker:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
-            leases = [lease for pipeline in self.pipelines.values() for lease in pipeline.leases()]
-            if not leases:
+            running = [one for pipeline in self.pipelines.values() for one in pipeline.leased()]
+            leased = running + self._settlement.leased()
+            if not leased:
                 continue
+            until = time.monotonic() + self._settings.lease.total_seconds()
             try:
-                held = await self._admission.renew(leases)
+                held = await self._admission.renew([(one.identity, one.token) for one in leased])
             except AdmissionUnavailable as error:
-                log.warning("%d leases were not renewed: %s", len(leases), error)
+                log.warning("%d leases were not renewed: %s", len(leased), error)
                 continue
-            lost = sum(not kept for kept in held)
-            if lost:
-                log.warning("%d leases were lost to other workers", lost)
+            for delivery, kept in zip(leased, held, strict=True):
+                if kept:
+                    delivery.leased_until = until
+            # What has ended in the meantime needs its lease no more.
+            for delivery in (one for one, kept in zip(running, held, strict=False) if not kept):
+                if self.pipelines[delivery.queue.topic].lose(delivery):
+                    log.warning("the lease of %s was lost to another worker", delivery.identity)
 
     async def _keep_house(self) -> None:
         process = psutil.Process()

@@ -41,9 +41,10 @@ async def call(
     one = delivery(handler=handler(function, runs_in, timeout), attempt=attempt)
     current = asyncio.current_task()
     assert current is not None
-    outcome = await execution.run(one, job(payload, attempt=attempt, **options), current)
+    outcome, measured = await execution.run(one, job(payload, attempt=attempt, **options), current)
     assert current.cancelling() == 0
-    return outcome
+    assert outcome is not None
+    return outcome, measured
 
 
 async def overdue(execution: Execution) -> None:

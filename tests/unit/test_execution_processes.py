@@ -29,7 +29,9 @@ async def in_process(execution: Execution, what: str, **options: Any) -> tuple[O
     one = delivery(handler=handler(run, "process", options.pop("timeout", 20 * SECOND)))
     current = asyncio.current_task()
     assert current is not None
-    return await execution.run(one, job(payload, **options), current)
+    outcome, attempt = await execution.run(one, job(payload, **options), current)
+    assert outcome is not None
+    return outcome, attempt
 
 
 async def test_it_runs_elsewhere_and_is_measured(execution: Execution) -> None:

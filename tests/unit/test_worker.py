@@ -43,15 +43,15 @@ class TestLeaving:
             for number in range(1, 6):
                 rig.put(Do(number=number), job_id=f"slow-{number}")
             pipeline = rig.worker.pipelines[WEBHOOKS.topic]
-            await eventually(lambda: len(rig.events("completed")) == 30 and len(pipeline.leases()) > 1)
-            leased = [name for name, _ in pipeline.leases()]
+            await eventually(lambda: len(rig.events("completed")) == 30 and len(pipeline.leased()) > 1)
+            leased = [one.identity for one in pipeline.leased()]
             await rig.worker.hand_over(timedelta(milliseconds=20))
-            (running,) = pipeline.leases()
+            (running,) = pipeline.leased()
             assert pipeline.window.records == 0
             assert rig.position() == 30
             answers = await rig.ledger.admit([Candidate(name, fence("", 1, 0)) for name in leased])
             assert [type(answer) for answer in answers] == [
-                Leased if name == running[0] else Run for name in leased
+                Leased if name == running.identity else Run for name in leased
             ]
             assert all(answer.crashes == 0 for answer in answers if isinstance(answer, Run))
             rig.worker.forget()
@@ -59,7 +59,7 @@ class TestLeaving:
             ends.set()
             await eventually(lambda: not pipeline.unfinished())
             await eventually(lambda: len(rig.events("completed")) == 31)
-            assert await rig.ledger.completed([running[0]]) == [True]
+            assert await rig.ledger.completed([running.identity]) == [True]
             assert rig.worker.positions() == {}, "the partition belongs to somebody else now"
 
     async def test_hand_over_waits_for_what_ends_within_the_grace(self) -> None:
@@ -126,7 +126,7 @@ class TestLeaving:
         rig = Rig()
         async with rig:
             rig.put(Do(), job_id="job-1")
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leases())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
             began = time.monotonic()
         assert time.monotonic() - began < 10
         (answer,) = await rig.ledger.admit([Candidate(identity("acme", "job-1"), fence("", 1, 0))])
@@ -143,7 +143,7 @@ class TestLeaving:
         handle(waits)
         async with Rig(lease=2 * SECOND, options={"lease": 3 * SECOND}) as rig:
             rig.put(Do(), job_id="job-1")
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leases())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
             rig.clock.ahead += timedelta(milliseconds=1900)
             name = identity("acme", "job-1")
 
@@ -170,7 +170,7 @@ class TestRoom:
             assert rig.worker.has_room(here)
             assert not rig.worker.has_room(Partition(WEBHOOKS.topic, 7)), "nobody assigned it"
             rig.put(Do())
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leases())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
             for _ in range(3):
                 rig.put(Do())
             assert not rig.worker.has_room(here)

@@ -1,0 +1,272 @@
+"""Jobs that outlive something: their partition, their lease, or the patience of those behind them."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from ratelimit import Answer, Candidate, Done, Mark, Run, fence, identity
+from streams.jobs import Job
+from streams.pipeline import WATCHED_FROM, Pipeline
+from streams.queues import WEBHOOKS
+from streams.worker import Partition
+from tests.in_process import Input, run
+from tests.rig import Do, Read, Rig, eventually, handle
+
+pytestmark = pytest.mark.usefixtures("no_handlers")
+
+SECOND = timedelta(seconds=1)
+HERE = Partition(WEBHOOKS.topic, 0)
+OPTIONS = {"lease": 3 * SECOND}
+
+
+def pipeline_of(rig: Rig) -> Pipeline:
+    return rig.worker.pipelines[WEBHOOKS.topic]
+
+
+class Held:
+    """A handler that keeps the jobs with a number until they may end, and counts who ran and who was cancelled."""
+
+    def __init__(self) -> None:
+        self.ends = asyncio.Event()
+        self.ran: list[str] = []
+        self.cancelled: list[str] = []
+
+    async def __call__(self, job: Job[Do]) -> None:
+        self.ran.append(job.id)
+        if job.payload.number:
+            try:
+                await self.ends.wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(job.id)
+                raise
+
+
+def handled() -> Held:
+    held = Held()
+
+    async def runs(job: Job[Do]) -> None:
+        await held(job)
+
+    handle(runs)
+    return held
+
+
+async def take_over(rig: Rig, job_id: str) -> None:
+    """Let another worker hold the lease of a job."""
+    name = identity("acme", job_id)
+    rig.ledger._ledger[name] = replace(rig.ledger._ledger[name], token="another worker's")
+
+
+class TestAdoption:
+    async def test_a_job_that_runs_on_is_found_again_with_its_partition(self) -> None:
+        held = handled()
+        async with Rig() as rig:
+            queue, value, headers = rig.record(Do(number=1), job_id="job-1")
+            record = Read(queue.topic, 0, 0, b"acme", value, list(headers.items()))
+            rig.worker.take(HERE, [record])
+            await eventually(lambda: held.ran)
+            await rig.worker.hand_over(timedelta(milliseconds=20))
+            rig.worker.forget()
+            rig.worker.assign([HERE])
+            rig.worker.take(HERE, [record])
+            rig._next[HERE] = 1
+            assert pipeline_of(rig).window.records == 0, "it is not read again"
+            rig.put(Do())
+            await eventually(lambda: len(held.ran) == 2)
+            assert rig.position() == 0, "its record is not settled"
+            held.ends.set()
+            await rig.settled()
+            assert sorted(rig.kinds()) == ["completed", "completed"]
+            assert held.ran.count("job-1") == 1
+
+    async def test_one_that_ended_in_the_meantime_is_read_and_dropped(self) -> None:
+        held = handled()
+        async with Rig() as rig:
+            queue, value, headers = rig.record(Do(number=1), job_id="job-1")
+            record = Read(queue.topic, 0, 0, b"acme", value, list(headers.items()))
+            rig.worker.take(HERE, [record])
+            await eventually(lambda: held.ran)
+            await rig.worker.hand_over(timedelta(milliseconds=20))
+            rig.worker.forget()
+            held.ends.set()
+            await eventually(lambda: rig.events("completed"))
+            rig.worker.assign([HERE])
+            rig.worker.take(HERE, [record])
+            rig._next[HERE] = 1
+            await rig.settled()
+            assert held.ran == ["job-1"]
+
+    async def test_answers_that_come_after_the_partition_left_begin_nothing(self) -> None:
+        held = handled()
+        async with Rig() as rig:
+            admit, answer = rig.ledger.admit, asyncio.Event()
+
+            async def late(candidates: Sequence[Candidate]) -> list[Answer]:
+                answers = await admit(candidates)
+                await answer.wait()
+                return answers
+
+            rig.ledger.admit = late  # type: ignore[method-assign]
+            rig.put(Do(), job_id="job-1")
+            await eventually(lambda: rig.ledger.asked)
+            await rig.worker.hand_over(SECOND)
+            answer.set()
+            name = identity("acme", "job-1")
+            await eventually(lambda: rig.ledger._ledger[name].state == "waiting", "the lease is given back")
+            assert held.ran == []
+            assert rig.worker.positions() == {}, "and its record is left to whoever comes next"
+
+
+class TestWatchdogCopies:
+    async def test_a_job_that_holds_many_back_leaves_a_copy_and_lets_the_position_go(self) -> None:
+        held = handled()
+        async with Rig() as rig:
+            rig.put(Do(number=1), job_id="slow")
+            for _ in range(WATCHED_FROM):
+                rig.put(Do())
+            await rig.settled()
+            (copy,) = rig.carried()
+            assert copy.topic == "jobs.retry.30s", "the lease is 30 s"
+            assert held.ran.count("slow") == 1
+            assert len(rig.events("completed")) == WATCHED_FROM
+
+            # It comes due while the job runs: it waits again, and holds nothing back.
+            rig.clock.ahead += 31 * SECOND
+            await rig.ledger.renew([(identity("acme", "slow"), pipeline_of(rig).leased()[0].token)])
+            rig.put_again(copy)
+            await rig.settled()
+            (_, second) = rig.carried()
+            assert second.topic == "jobs.retry.5s"
+
+            # It comes due when the job has ended: it is dropped.
+            held.ends.set()
+            await eventually(lambda: len(rig.events("completed")) == WATCHED_FROM + 1)
+            rig.clock.ahead += 31 * SECOND
+            rig.put_again(second)
+            await rig.settled()
+            assert held.ran.count("slow") == 1
+            assert len(rig.carried()) == 2
+
+    async def test_the_copy_of_a_worker_that_died_runs(self) -> None:
+        held = handled()
+        async with Rig() as first:
+            first.put(Do(number=1), job_id="slow")
+            for _ in range(WATCHED_FROM):
+                first.put(Do())
+            await first.settled()
+            (copy,) = first.carried()
+            ledger = first.ledger
+            held.ends.set()
+            async with Rig() as second:
+                second.worker.pipelines[WEBHOOKS.topic]._admission = ledger
+                ledger._clock = second.clock
+                # As if the first had died at that moment.
+                entry = ledger._ledger[identity("acme", "slow")]
+                ledger._ledger[identity("acme", "slow")] = replace(entry, state="leased", token="the dead")
+                second.clock.ahead += 31 * SECOND
+                second.put_again(copy)
+                await eventually(lambda: held.ran.count("slow") == 2)
+
+    async def test_quick_jobs_and_those_that_hold_few_back_leave_none(self) -> None:
+        held = handled()
+        async with Rig() as rig:
+            rig.put(Do(number=1), job_id="slow")
+            for _ in range(WATCHED_FROM - 1):
+                rig.put(Do())
+            await eventually(lambda: len(rig.events("completed")) == WATCHED_FROM - 1)
+            await eventually(lambda: rig.events("started"))
+            assert rig.carried() == []
+            held.ends.set()
+            await rig.settled()
+
+
+class TestLostLeases:
+    async def test_a_run_in_the_loop_is_cancelled_and_says_nothing(self) -> None:
+        held = handled()
+        async with Rig(options=OPTIONS) as rig:
+            rig.put(Do(number=1), job_id="job-1")
+            await eventually(lambda: held.ran)
+            await take_over(rig, "job-1")
+            await eventually(lambda: held.cancelled, "the run is cancelled", within_seconds=5)
+            assert "completed" not in rig.kinds()
+            assert rig.position() is None
+            # Its record is settled once the other worker is done.
+            await rig.ledger.settle([Mark(identity("acme", "job-1"), "another worker's", Done())])
+            await rig.settled()
+            assert [kind for kind in rig.kinds() if kind != "started"] == []
+            assert held.ran == ["job-1"]
+
+    async def test_a_thread_is_told(self) -> None:
+        told = threading.Event()
+
+        def runs(job: Job[Do]) -> None:
+            assert job.cancel is not None
+            if job.cancel.wait(10):
+                told.set()
+
+        handle(runs)
+        async with Rig(options=OPTIONS) as rig:
+            rig.put(Do(), job_id="job-1")
+            await eventually(lambda: rig.events("started"))
+            await take_over(rig, "job-1")
+            assert await asyncio.to_thread(told.wait, 5)
+            await eventually(lambda: not pipeline_of(rig).unfinished())
+            assert rig.kinds() == ["started"]
+
+    async def test_a_process_is_killed(self) -> None:
+        handle(run, runs_in="process")
+        async with Rig(options=OPTIONS) as rig:
+            rig.put(Input(what="sleep", number=60_000), job_id="job-1")
+            await eventually(lambda: rig.events("started"), within_seconds=20)
+            await take_over(rig, "job-1")
+            await eventually(lambda: not pipeline_of(rig).unfinished(), within_seconds=10)
+            assert rig.kinds() == ["started"]
+
+    async def test_an_end_that_comes_after_the_lease_is_verified_before_it_is_told(self) -> None:
+        held = handled()
+        async with Rig() as rig:
+            rig.put(Do(number=1), job_id="job-1")
+            rig.put(Do(number=2), job_id="job-2")
+            await eventually(lambda: len(held.ran) == 2)
+            for one in pipeline_of(rig).leased():
+                # As after a stop of the whole process for longer than a lease.
+                one.leased_until = time.monotonic() - 1
+            await take_over(rig, "job-1")
+            held.ends.set()
+            await eventually(lambda: rig.events("completed"))
+            assert [one["jobId"] for one in rig.events("completed")] == ["job-2"]
+            await rig.ledger.settle([Mark(identity("acme", "job-1"), "another worker's", Done())])
+            await rig.settled()
+            assert [one["jobId"] for one in rig.events("completed")] == ["job-2"]
+
+    async def test_what_has_ended_keeps_its_lease_until_the_ledger_knows(self) -> None:
+        handled()
+        async with Rig(lease=2 * SECOND, options=OPTIONS) as rig:
+            rig.producer.open.clear()
+            rig.put(Do(), job_id="job-1")
+            await eventually(lambda: rig.worker._settlement.leased())
+            rig.clock.ahead += timedelta(milliseconds=1900)
+            name = identity("acme", "job-1")
+
+            def is_renewed() -> bool:
+                return rig.ledger._ledger[name].until > rig.clock() + SECOND
+
+            await eventually(is_renewed, "the lease is renewed while the broker is away", within_seconds=3)
+            rig.producer.open.set()
+            await rig.settled()
+
+
+async def test_a_delivery_that_finds_its_job_running_elsewhere_goes_aside_in_the_end() -> None:
+    held = handled()
+    async with Rig() as rig:
+        (other,) = await rig.ledger.admit([Candidate(identity("acme", "job-1"), fence("", 1, 0))])
+        assert isinstance(other, Run)
+        rig.put(Do(), job_id="job-1")
+        await eventually(rig.carried, "it waits in a retry topic")
+        await rig.settled()
+        assert held.ran == []
