@@ -1,36 +1,18 @@
 """Admission kept in Redis (7 or later) or Valkey, shared by every worker."""
 
-import asyncio
-import hashlib
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from importlib.resources import files
 from typing import Any, Final, TypeVar
 
-from hiredis import pack_command
 from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    ClusterDownError,
-    ConnectionError,
-    MasterDownError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TimeoutError,
-    TryAgainError,
-)
 
 from ratelimit.admission import (
     EPOCH,
     MICROSECOND,
     MILLISECOND,
-    AdmissionUnavailable,
     Answer,
     Candidate,
     Done,
@@ -44,16 +26,12 @@ from ratelimit.admission import (
     Waiting,
     check_cost,
 )
+from ratelimit.server import TIMEOUT, Script, Server, pool_of
 
 BATCH_MAX: Final = 1_000
 """Jobs per round trip: the whole server waits while a script runs, so a longer batch goes in parts."""
 
 DOUBTED_MAX: Final = 256
-UNAVAILABLE: Final = (
-    ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError,
-    TryAgainError, OSError,
-)  # fmt: skip
-UNAVAILABLE_CODES: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS"})
 DUPLICATE: Final = Duplicate()
 T = TypeVar("T")
 
@@ -73,18 +51,17 @@ class RedisAdmission:
         prefix: str = "streams",
         lease: timedelta = timedelta(seconds=30),
         marker: timedelta = timedelta(days=7),
-        timeout: timedelta = timedelta(seconds=2),
+        timeout: timedelta = TIMEOUT,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         if not MILLISECOND <= lease < marker:
             raise ValueError(f"the marker retention ({marker}) must exceed the lease ({lease}), from 1 ms up")
-        self._pool = pool
+        self._server = Server(pool, timeout)
         self._job_prefix = f"{{{prefix}}}:job:"
         self._limit_prefix = f"{{{prefix}}}:limit:"
         self._lease = lease
         self._lease_ms = lease // MILLISECOND
         self._marker_ms = marker // MILLISECOND
-        self._timeout_s = timeout.total_seconds()
         self._clock = clock
         self._admit, self._settle, self._renew = Script("admission"), Script("settle"), Script("renew")
         self._owner = secrets.token_urlsafe(6)
@@ -99,21 +76,16 @@ class RedisAdmission:
         prefix: str = "streams",
         lease: timedelta = timedelta(seconds=30),
         marker: timedelta = timedelta(days=7),
-        timeout: timedelta = timedelta(seconds=2),
+        timeout: timedelta = TIMEOUT,
         clock: Callable[[], datetime] | None = None,
     ) -> "RedisAdmission":
         """Return one for a `redis://`, `rediss://` or `unix://` URL; it connects at the first call.
 
         User, password and database are part of the URL: `rediss://user:password@host:6379/0`.
         """
-        pool = ConnectionPool.from_url(
-            url,
-            socket_connect_timeout=timeout.total_seconds(),
-            socket_timeout=None,  # each call has one deadline over all it does
-            health_check_interval=15,
-            retry=Retry(NoBackoff(), 0),  # of connecting; whoever asked asks again
+        return cls(
+            pool_of(url, timeout), prefix=prefix, lease=lease, marker=marker, timeout=timeout, clock=clock
         )
-        return cls(pool, prefix=prefix, lease=lease, marker=marker, timeout=timeout, clock=clock)
 
     async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
         """Answer whether each may run now, leasing those that may; each sees what those before it took.
@@ -126,7 +98,7 @@ class RedisAdmission:
         answers: list[Answer] = []
         try:
             for keys, arguments, names in batches:
-                reply = await self._call(self._admit, keys, arguments)
+                reply = await self._server.call(self._admit, keys, arguments)
                 answers += _answers(reply, run, names)
         except BaseException:
             # Nobody will hear of what this batch was granted: let the next one take it over.
@@ -143,7 +115,7 @@ class RedisAdmission:
             arguments: list[Any] = [self._marker_ms]
             for mark in part:
                 arguments += (mark.token, _code(mark.end))
-            written += _flags(await self._call(self._settle, keys, arguments))
+            written += _flags(await self._server.call(self._settle, keys, arguments))
         return written
 
     async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
@@ -152,24 +124,24 @@ class RedisAdmission:
         for part in _parts(leases):
             keys = [self._job_prefix + identity for identity, _ in part]
             arguments = [self._now(), self._lease_ms, self._marker_ms, *(token for _, token in part)]
-            extended += _flags(await self._call(self._renew, keys, arguments))
+            extended += _flags(await self._server.call(self._renew, keys, arguments))
         return extended
 
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
         done: list[bool] = []
         for part in _parts(identities):
-            values = await self._execute("MGET", *[self._job_prefix + identity for identity in part])
+            values = await self._server.execute("MGET", *[self._job_prefix + identity for identity in part])
             done += [value is not None and value.startswith(b"d") for value in values]
         return done
 
     async def ping(self) -> None:
         """Return when the server answers; raise AdmissionUnavailable when it does not."""
-        await self._execute("PING")
+        await self._server.execute("PING")
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._pool.aclose()
+        await self._server.close()
 
     def _pack(self, candidates: Sequence[Candidate], token: str) -> tuple[list[str], list[Any], list[str]]:
         """Return the keys and arguments of admission.lua, and the names of the limits in their order."""
@@ -206,48 +178,6 @@ class RedisAdmission:
 
     def _now(self) -> int | str:
         return "" if self._clock is None else (self._clock() - EPOCH) // MICROSECOND
-
-    async def _call(self, script: "Script", keys: list[str], arguments: Iterable[Any]) -> Any:
-        try:
-            return await self._execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        except NoScriptError:
-            return await self._execute("EVAL", script.source, len(keys), *keys, *arguments)
-
-    async def _execute(self, *command: Any) -> Any:
-        # hiredis packs a batch in a tenth of the time that the client's own packing takes.
-        packed = pack_command(command)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                try:
-                    return await self._exchange(packed)
-                except ConnectionError:
-                    # The server may have closed the connection while it was idle. Scripts bear repeating.
-                    return await self._exchange(packed)
-        except UNAVAILABLE as error:
-            why = str(error) or f"no answer within {self._timeout_s:g} s"
-            raise AdmissionUnavailable(f"Redis cannot answer: {why}") from error
-        except ResponseError as error:
-            if str(error).partition(" ")[0] in UNAVAILABLE_CODES:
-                raise AdmissionUnavailable(f"Redis cannot answer: {error}") from error
-            raise
-
-    async def _exchange(self, packed: bytes) -> Any:
-        connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            await connection.send_packed_command(packed)
-            return await connection.read_response(disable_decoding=True)
-        finally:
-            await self._pool.release(connection)
-
-
-class Script:
-    """A Lua file of this package and the hash under which the server knows it."""
-
-    __slots__ = ("sha", "source")
-
-    def __init__(self, name: str) -> None:
-        self.source = files("ratelimit").joinpath(f"{name}.lua").read_bytes()
-        self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
 class Plans:
