@@ -72,14 +72,8 @@ def drain(settings: Settings, size: int, log: Path) -> dict[str, object]:
     """Run a worker until the backlog is drained and return the figures."""
     with _events(settings) as written:
         before = written()
-        with log.open("wb") as output:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "faust", "-A", "streams.primary", "worker"],
-                stdout=output,
-                stderr=output,
-            )
-        process = psutil.Process(worker.pid)
-        try:
+        with worker_process(log) as worker:
+            process = psutil.Process(worker.pid)
             first = _await(lambda: written() - before, 1, worker)
             began, cpu_before = time.monotonic(), _cpu(process)
             peak = 0
@@ -87,9 +81,6 @@ def drain(settings: Settings, size: int, log: Path) -> dict[str, object]:
                 _await(lambda: written() - before, goal, worker)
                 peak = max(peak, process.memory_info().rss)
             seconds, cpu = time.monotonic() - began, _cpu(process) - cpu_before
-        finally:
-            worker.terminate()
-            exit_code = worker.wait(60)
     measured = size - first
     return {
         "bench": "drain",
@@ -97,9 +88,24 @@ def drain(settings: Settings, size: int, log: Path) -> dict[str, object]:
         "jobs_per_second": round(measured / seconds),
         "cpu_us_per_job": round(cpu / measured * 1e6, 1),
         "peak_rss_mib": round(peak / 2**20, 1),
-        "exit_code": exit_code,
+        "exit_code": worker.returncode,
         "load_1m": round(os.getloadavg()[0], 1),
     }
+
+
+@contextmanager
+def worker_process(log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a `primary` worker until the block ends; one that is alive then is asked to leave."""
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "faust", "-A", "streams.primary", "worker"], stdout=output, stderr=output
+        )
+    try:
+        yield worker
+    finally:
+        if worker.poll() is None:
+            worker.terminate()
+            worker.wait(60)
 
 
 @contextmanager

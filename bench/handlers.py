@@ -1,5 +1,7 @@
-"""A job type that does nothing, so that what is measured is the pipeline."""
+"""Job types that do nothing, so that what is measured is the pipeline."""
 
+import asyncio
+import os
 from datetime import timedelta
 
 from streams.jobs import Job, Payload, handles
@@ -13,6 +15,20 @@ class Nothing(Payload):
     filling: str = ""
 
 
+class Nap(Payload):
+    """The input of a job that waits."""
+
+    work_ms: int
+
+
 @handles(CRITICAL, "bench.nothing", timeout=timedelta(seconds=10))
 async def nothing(job: Job[Nothing]) -> None:
     """Return at once."""
+
+
+@handles(CRITICAL, "bench.nap", timeout=timedelta(seconds=30))
+async def nap(job: Job[Nap]) -> None:
+    """Wait, and leave a line in the file NAPS."""
+    with open(os.environ["NAPS"], "a") as naps:  # noqa: ASYNC230 - one short line
+        naps.write(job.id + "\n")
+    await asyncio.sleep(job.payload.work_ms / 1000)

@@ -55,7 +55,7 @@ LEASED_RETRY = timedelta(seconds=1)
 LEASED_WAITS = 3
 """How often it asks from the window, where it holds its partition's position back; then from a retry topic."""
 
-WATCHED_FROM = 100
+WATCHED_FROM = 50
 """A running job that holds back the position for so many settled records leaves a copy and settles its own."""
 
 CRASH_LIMIT = 5
