@@ -1,0 +1,168 @@
+"""What operators say to all workers at once, and how workers hear of it.
+
+What is said has a name and a value, and replaces what was said under that name before. Everything said gets a
+version, greater than all before it; a worker asks every now and then for what came after the last it has heard.
+So asking costs one command while nothing is said, and as much as there is news otherwise: neither a job nor the
+number of things said before makes it dearer.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final, Protocol
+
+from redis.asyncio import ConnectionPool
+
+from ratelimit.admission import EPOCH, MICROSECOND, MILLISECOND
+from ratelimit.model import utc_now
+from ratelimit.server import TIMEOUT, Script, Server, pool_of
+
+PAGE: Final = 1_000
+"""Most that is said, heard or forgotten in one round trip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One thing that was said; `value` is None when it was taken back, `until` is None when it holds for ever."""
+
+    version: int
+    name: str
+    value: str | None
+    until: datetime | None
+
+
+class Control(Protocol):
+    """Keeps what is said; raises AdmissionUnavailable when it cannot answer now, and may be asked again then."""
+
+    async def say(self, values: Mapping[str, str | None], keep: timedelta | None) -> None:
+        """Say something under each name, or take it back with None, for as long as `keep`, or for ever.
+
+        What is taken back needs to be kept only until every worker has heard of it.
+        """
+        ...
+
+    async def after(self, version: int) -> list[Said]:
+        """Return the first PAGE things that were said after a version, in their order; [] when there is nothing.
+
+        What was replaced since is left out. What is past its `until` may be among them.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release what the connection holds."""
+        ...
+
+
+class Listener:
+    """Hears everything that is said, once each, in its order."""
+
+    def __init__(self, control: Control, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self._control = control
+        self._clock = clock
+        self._heard = 0
+
+    async def news(self) -> list[Said]:
+        """Return what was said since the last call, all of it at the first; what has ended by then is left out.
+
+        When AdmissionUnavailable is raised, the next call returns what this one would have.
+        """
+        heard, news = self._heard, list[Said]()
+        while page := await self._control.after(heard):
+            news += page
+            heard = page[-1].version
+        self._heard = heard
+        now = self._clock()
+        return [said for said in news if said.until is None or said.until > now]
+
+
+class ModelControl:
+    """Keep what is said in the memory of one process, by `clock`, for tests."""
+
+    def __init__(self, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self._clock = clock
+        self._said: dict[str, Said] = {}
+
+    async def say(self, values: Mapping[str, str | None], keep: timedelta | None) -> None:
+        """Say something under each name, or take it back with None, for as long as `keep`, or for ever."""
+        now = self._clock()
+        until = None if keep is None else EPOCH + ((now - EPOCH) // MILLISECOND) * MILLISECOND + keep
+        self._said = {
+            name: said for name, said in self._said.items() if said.until is None or said.until > now
+        }
+        last = max((said.version for said in self._said.values()), default=0)
+        version = max((now - EPOCH) // MICROSECOND, last + 1)
+        for number, (name, value) in enumerate(values.items()):
+            self._said.pop(name, None)
+            self._said[name] = Said(version + number, name, value, until)
+
+    async def after(self, version: int) -> list[Said]:
+        """Return the first PAGE things that were said after a version, in their order; [] when there is nothing."""
+        return list(islice((said for said in self._said.values() if said.version > version), PAGE))
+
+    async def close(self) -> None:
+        """Forget nothing: there is nothing to release."""
+
+    def flush(self) -> None:
+        """Lose everything, as Redis does on FLUSHALL."""
+        self._said.clear()
+
+
+class RedisControl:
+    """Keep what is said in Redis, by its clock, under keys that start with `{prefix}`.
+
+    Every round trip answers or raises AdmissionUnavailable within `timeout`. What is said is as lasting as the
+    server is: what was lost there is known to those who had heard it, and to no worker that starts later.
+    `clock` replaces Redis TIME, for tests only.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        *,
+        prefix: str = "streams",
+        timeout: timedelta = TIMEOUT,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._server = Server(pool, timeout)
+        self._keys = [f"{{{prefix}}}:control:{part}" for part in ("versions", "values", "ends")]
+        self._control, self._news = Script("control"), Script("news")
+        self._clock = clock
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = "streams",
+        timeout: timedelta = TIMEOUT,
+        clock: Callable[[], datetime] | None = None,
+    ) -> "RedisControl":
+        """Return one for a URL such as RedisAdmission takes; it connects at the first call."""
+        return cls(pool_of(url, timeout), prefix=prefix, timeout=timeout, clock=clock)
+
+    async def say(self, values: Mapping[str, str | None], keep: timedelta | None) -> None:
+        """Say something under each name, or take it back with None, for as long as `keep`, or for ever."""
+        now = "" if self._clock is None else (self._clock() - EPOCH) // MICROSECOND
+        keep_ms = 0 if keep is None else max(keep // MILLISECOND, 1)
+        left = iter(values.items())
+        while part := list(islice(left, PAGE)):
+            arguments: list[Any] = [now, keep_ms, PAGE]
+            for name, value in part:
+                arguments += (name, "-" if value is None else f"={value}")
+            await self._server.call(self._control, self._keys, arguments)
+
+    async def after(self, version: int) -> list[Said]:
+        """Return the first PAGE things that were said after a version, in their order; [] when there is nothing."""
+        found = await self._server.call(self._news, self._keys[:2], [version, PAGE])
+        return [_said(*pair) for pair in zip(*found, strict=True)]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._server.close()
+
+
+def _said(name: bytes, kept: bytes) -> Said:
+    version, ends_ms, value = kept.decode().split(" ", 2)
+    until = EPOCH + int(ends_ms) * MILLISECOND if ends_ms != "0" else None
+    return Said(int(version), name.decode(), value[1:] if value.startswith("=") else None, until)
