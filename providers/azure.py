@@ -47,9 +47,11 @@ def call(service: str, send: Callable[[], "httpx.Response"]) -> "httpx.Response"
     try:
         response = send()
     except httpx.TimeoutException as error:
-        raise Unavailable(f"{service} did not answer in time ({type(error).__name__})") from None
+        raise Unavailable(
+            f"{service} did not answer in time ({type(error).__name__})", host=service
+        ) from None
     except httpx.TransportError as error:
-        raise Unavailable(f"{service} cannot be reached ({type(error).__name__})") from None
+        raise Unavailable(f"{service} cannot be reached ({type(error).__name__})", host=service) from None
     if response.is_success:
         return response
     raise refusal(service, response)
@@ -67,7 +69,7 @@ def refusal(service: str, response: "httpx.Response") -> ProviderError:
         case 408 | 409:
             return Unavailable(said)
         case status if status >= 500:
-            return Unavailable(said)
+            return Unavailable(said, host=service)
         case _:
             return Refused(said)
 

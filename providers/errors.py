@@ -14,7 +14,15 @@ class ProviderError(Exception):
 
 
 class Unavailable(ProviderError):
-    """The same call may succeed later."""
+    """The same call may succeed later.
+
+    `host` names the host or service that is at fault. It is empty when none is, as when credentials are missing or
+    turned away: other organizations' may be right.
+    """
+
+    def __init__(self, message: str, *, host: str = "") -> None:
+        super().__init__(message)
+        self.host = host
 
 
 class RateLimited(ProviderError):

@@ -21,7 +21,8 @@ def status_error(
     """Return the error that an answer amounts to, or None for 2xx.
 
     429 (and 503 with Retry-After) is RateLimited; 401, 403, 408, 425 and 5xx are Unavailable; all else,
-    redirects among them, is Refused. `detail` must hold nothing secret.
+    redirects among them, is Refused. `who` is the host or service that answered, and `detail` must hold nothing
+    secret.
     """
     if 200 <= status < 300:
         return None
@@ -30,7 +31,7 @@ def status_error(
     if status == 429 or (status == 503 and wait is not None):
         return RateLimited(message, UNNAMED_WAIT if wait is None else wait)
     if status >= 500 or status in _MAY_PASS:
-        return Unavailable(message)
+        return Unavailable(message, host="" if status in (401, 403) else who)
     return Refused(message)
 
 

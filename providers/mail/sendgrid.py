@@ -38,7 +38,7 @@ class SendGridMail:
                     headers={"Authorization": f"Bearer {self.api_key}"},
                 )
         except httpx.TransportError as error:
-            raise Unavailable(f"SendGrid did not answer: {type(error).__name__}") from None
+            raise Unavailable(f"SendGrid did not answer: {type(error).__name__}", host="SendGrid") from None
         now = datetime.now(UTC)
         if failure := status_error("SendGrid", answer.status_code, _headers(answer, now), now):
             raise failure

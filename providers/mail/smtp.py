@@ -81,7 +81,8 @@ class SmtpMail:
         except aiosmtplib.SMTPNotSupported as error:
             raise Refused(f"the mail server {self.host} lacks a feature: {error}") from None
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise Unavailable(f"the mail server {self.host}:{self.port} did not answer: {error}") from error
+            said = f"the mail server {self.host}:{self.port} did not answer: {error}"
+            raise Unavailable(said, host=self.host) from error
         return Receipt(
             refused=tuple(a for a, (code, _) in problems.items() if code >= 500),
             deferred=tuple(a for a, (code, _) in problems.items() if code < 500),

@@ -133,7 +133,9 @@ def _origin(url: str) -> tuple[str, str]:
 
 def _failure(status: str, codes: str) -> Refused | Unavailable:
     said = f"{SERVICE}: the analysis ended as {status} {codes}".rstrip()
-    return Unavailable(said) if codes.startswith(("Internal", "ServiceUnavailable")) else Refused(said)
+    if codes.startswith(("Internal", "ServiceUnavailable")):
+        return Unavailable(said, host=SERVICE)
+    return Refused(said)
 
 
 def _page(page: _Page) -> Page:

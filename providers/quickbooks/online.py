@@ -66,10 +66,12 @@ class QuickBooksOnline:
         try:
             answer = self._client.get(self._path, params={"query": query, "minorversion": MINOR_VERSION})
         except httpx.TransportError as error:
-            raise Unavailable(f"QuickBooks did not answer: {type(error).__name__}") from None
+            raise Unavailable(
+                f"QuickBooks did not answer: {type(error).__name__}", host="QuickBooks"
+            ) from None
         if failure := status_error("QuickBooks", answer.status_code, answer.headers, datetime.now(UTC)):
             raise failure
         try:
             return answer.json()
         except ValueError:
-            raise Unavailable("QuickBooks sent an answer that is no JSON") from None
+            raise Unavailable("QuickBooks sent an answer that is no JSON", host="QuickBooks") from None

@@ -59,10 +59,10 @@ class StripeApi:
         try:
             answer = self._client.get(f"/v1/{collection}", params=wanted)
         except httpx.TransportError as error:
-            raise Unavailable(f"Stripe did not answer: {type(error).__name__}") from None
+            raise Unavailable(f"Stripe did not answer: {type(error).__name__}", host="Stripe") from None
         if failure := status_error("Stripe", answer.status_code, answer.headers, datetime.now(UTC)):
             raise failure
         try:
             return answer.json()
         except ValueError:
-            raise Unavailable("Stripe sent an answer that is no JSON") from None
+            raise Unavailable("Stripe sent an answer that is no JSON", host="Stripe") from None

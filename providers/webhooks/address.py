@@ -63,7 +63,7 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise Unavailable(f"{host} has no address") from None
+        raise Unavailable(f"{host} has no address", host=host) from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if not allow_private and not all(_is_public_text(address) for address in addresses):
         raise Refused(f"{host} is not on the public internet")

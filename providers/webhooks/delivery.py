@@ -58,9 +58,11 @@ async def post(url: str, body: bytes, *, organization_id: str, message_id: str, 
         async with asyncio.timeout(DEADLINE.total_seconds()):
             answer = await _exchange(target, body, headers)
     except TimeoutError:
-        raise Unavailable(f"{host} did not answer within {DEADLINE.total_seconds():.0f} s") from None
+        raise Unavailable(
+            f"{host} did not answer within {DEADLINE.total_seconds():.0f} s", host=host
+        ) from None
     except httpx.TransportError as error:
-        raise Unavailable(f"{host} did not answer: {type(error).__name__}") from None
+        raise Unavailable(f"{host} did not answer: {type(error).__name__}", host=host) from None
     if failure := status_error(host, answer.status_code, answer.headers, datetime.now(UTC)):
         raise failure
     return answer.status_code
@@ -105,7 +107,7 @@ async def _exchange(target: "httpx.URL", body: bytes, headers: dict[str, str]) -
             finally:
                 await answer.aclose()
             return answer
-    raise Unavailable(f"{target.host} has no address")
+    raise Unavailable(f"{target.host} has no address", host=target.host)
 
 
 async def _read_bounded(answer: "httpx.Response") -> None:
