@@ -1,10 +1,8 @@
 """Bugs of other projects that the core alone shows it does not have; docs/explanation/delivery.md tells them all."""
 
 import asyncio
-import re
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -19,21 +17,8 @@ from tests.unit.conftest import no_handlers
 
 __all__ = ["no_handlers"]
 
-ROOT = Path(__file__).parents[2]
 SECOND = timedelta(seconds=1)
 HERE = Partition(WEBHOOKS.topic, 0)
-
-
-def test_every_test_that_the_page_names_is_there() -> None:
-    page = (ROOT / "docs/explanation/delivery.md").read_text()
-    section = page.partition("## Bugs of others")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if re.match(r"\| [\w/-]+ #\d+", line)]
-    assert len(rows) == 14
-    for row in rows:
-        named = re.findall(r"`(tests/[\w/]+\.py)::(?:\w+::)?(\w+)`", row)
-        assert named, row
-        for file, test in named:
-            assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
 
 
 def test_no_handler_may_run_for_longer_than_the_group_waits_for_a_poll() -> None:
