@@ -1,0 +1,248 @@
+"""A simulated worker process: the real `Worker`, with a mirror of what `streams.transport` does around it.
+
+Faust itself cannot run in a simulated loop. So the order of the calls that its consumer makes is repeated here,
+line for line where it matters: `_fetch`, `_hand_in`, `wait_empty`, `commit` and `_moved` are the methods of
+`streams.transport.Consumer` of those names, and a change there is made here, too.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from streams.delivery import EPOCH
+from streams.producer import Message
+from streams.queues import RETRY_DELAYS
+from streams.retry import goes_on_at, next_topic
+from streams.settings import Settings
+from streams.worker import Partition, Worker
+from tests.simulation.broker import WORLD_BEGINS, Broker, CommitFailed, Group, SimulatedProducer, Stored
+from tests.simulation.ledger import Connection
+from tests.simulation.loop import Process
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+COMMIT_SECONDS = 0.25
+HEARTBEAT_SECONDS = 0.5
+FETCH_SECONDS = 1.0
+FETCH_SECONDS_WHEN_FULL = 0.01
+POLL_RECORDS = 500
+
+
+class Member:
+    """One worker process from its start to its end."""
+
+    def __init__(self, process: Process, world: "World", settings: Settings) -> None:
+        self.process = process
+        self.settings = settings
+        self.ahead = timedelta(0)
+        """What is wrong with its wall clock."""
+        self.jumped_back = timedelta(0)
+        """By how much its clock was set back, in all."""
+        self.ahead_by_jumps = timedelta(0)
+        self.ended = False
+        self.failed: BaseException | None = None
+        self._world = world
+        self._broker: Broker = world.broker
+        self._group: Group = world.group
+        self.connection = Connection(world.redis, process)
+        self.producer = SimulatedProducer(world.broker, world.chance, process)
+        self.forwarder = Forwarder(self, world)
+        self.generation = 0
+        self._assigned: dict[Partition, int] = {}
+        """Partition to the next offset to fetch."""
+        self._committed: dict[Partition, int] = {}
+        self._flow = False
+        self._stopping = False
+        self._left = False
+
+    def clock(self) -> datetime:
+        """Return the time by this machine's wall clock."""
+        return EPOCH + timedelta(seconds=WORLD_BEGINS + self.process.loop.time()) + self.ahead
+
+    def jump(self, by: timedelta) -> None:
+        """Set the wall clock."""
+        self.ahead += by
+        self.ahead_by_jumps += by
+        self.jumped_back += max(-by, timedelta(0))
+
+    def assigned(self) -> set[Partition]:
+        return set(self._assigned)
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, as a process does when it is started."""
+        self.process.run(self._begin)
+
+    def _begin(self) -> None:
+        self.worker = Worker(
+            "primary",
+            self.settings,
+            codecs=self._world.codecs,
+            lifecycle_codec=self._world.events_codec,
+            admission=self.connection,
+            producer=self.producer,
+            clock=self.clock,
+        )
+        self.worker.start()
+        for work in (self._membership(), self._fetching(), self._committing(), self._watch(), self.forwarder.run()):
+            self._world.spawn(self.process, work)
+
+    async def _watch(self) -> None:
+        self.failed = await self.worker.failure
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Leave in good order, as at SIGTERM or when a duty has failed; the process then ends."""
+        if self._stopping:
+            return
+        self._stopping = True
+        await self.wait_empty()
+        await self._group.leave(self.process.name)
+        self.forwarder.stopping = True
+        await self.worker.close()
+        self.ended = True
+        self.process.kill()
+
+    # -- the group ---------------------------------------------------------------------------------------
+
+    async def _membership(self) -> None:
+        name = self.process.name
+        while not self._stopping:
+            self.generation, share = await self._group.join(name)
+            if self._stopping:
+                return
+            self.worker.assign(share)
+            self._committed = {partition: self._group.committed(partition) for partition in share}
+            self._assigned = dict(self._committed)
+            self._flow = True
+            while await self._group.heartbeat(name, self.generation):
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+            if self._stopping:
+                return
+            # As App._on_partitions_revoked: stop the flow, clear the agents' queues, wait until all is handed over.
+            self._flow = False
+            await self.wait_empty()
+            self._assigned = {}
+
+    async def wait_empty(self) -> None:
+        if self._left:
+            return
+        grace = self.settings.revoke_grace
+        if self._stopping:
+            self._left = True
+            grace = self.settings.shutdown_grace
+            await self.worker.stop_admitting()
+        if self.worker.failure.done():
+            grace = timedelta(0)
+        await self.worker.hand_over(grace)
+        await self.commit()
+        self.worker.forget()
+
+    # -- records in --------------------------------------------------------------------------------------
+
+    async def _fetching(self) -> None:
+        while not self._stopping:
+            await self._fetch()
+
+    async def _fetch(self) -> None:
+        if not self._flow:
+            await asyncio.sleep(0.05)
+            return
+        with_room = {one: at for one, at in self._assigned.items() if self.worker.has_room(one)}
+        if not with_room:
+            await asyncio.sleep(FETCH_SECONDS_WHEN_FULL)
+            return
+        generation = self.generation
+        whole = len(with_room) == len(self._assigned)
+        timeout = FETCH_SECONDS if whole else FETCH_SECONDS_WHEN_FULL
+        records = await self._broker.fetch(with_room, POLL_RECORDS, timeout)
+        if not self._flow or generation != self.generation:
+            return
+        for partition, batch in records.items():
+            if self._flow and generation == self.generation:
+                self._assigned[partition] = batch[-1].offset + 1
+                await self._hand_in(partition, batch)
+
+    async def _hand_in(self, partition: Partition, batch: list[Stored]) -> None:
+        generation = self.generation
+        await asyncio.sleep(0)  # the way through the agent's queue, which a rebalance clears
+        if self._flow and generation == self.generation:
+            self._world.read(self.process, batch)
+            self.worker.take(partition, batch)
+
+    # -- positions out -----------------------------------------------------------------------------------
+
+    async def _committing(self) -> None:
+        while True:
+            await asyncio.sleep(COMMIT_SECONDS)
+            await self.commit()
+
+    async def commit(self) -> bool:
+        positions = self._moved()
+        if not positions:
+            return False
+        try:
+            await self._group.commit(self.process.name, self.generation, positions)
+        except CommitFailed:
+            return False
+        self._committed.update(positions)
+        return True
+
+    def _moved(self) -> Mapping[Partition, int]:
+        return {
+            partition: offset
+            for partition, offset in self.worker.positions().items()
+            if partition in self._assigned and self._committed.get(partition, 0) < offset
+        }
+
+
+class Forwarder:
+    """The retry forwarder's loop around `goes_on_at` and `next_topic`; every worker process has one.
+
+    Their group shares the retry topics: here, whoever is alive and first takes a batch of one partition.
+    """
+
+    def __init__(self, member: Member, world: "World") -> None:
+        self.stopping = False
+        self.die_before_commit = False
+        self._member = member
+        self._world = world
+        self._producer = SimulatedProducer(world.broker, world.chance, member.process)
+
+    async def run(self) -> None:
+        """Forward what is due until the process ends."""
+        partitions = [
+            Partition(topic, number) for topic in RETRY_DELAYS for number in range(self._world.broker.partitions)
+        ]
+        while not self.stopping:
+            await asyncio.sleep(0.1)
+            if not self._world.forwards(self._member.process):
+                continue
+            for partition in partitions:
+                await self._forward(partition)
+
+    async def _forward(self, partition: Partition) -> None:
+        broker = self._world.broker
+        at = broker.forwarded.get(partition, 0)
+        if broker.log(partition).end <= at or not broker.healthy:
+            return
+        now = self._member.clock()
+        messages: list[Message] = []
+        position = at
+        for record in broker.log(partition).since(at, POLL_RECORDS):
+            if goes_on_at(record.topic, record.timestamp) > now:
+                break
+            topic = next_topic(record.facts, now)
+            assert topic is not None
+            messages.append(Message(topic, record.key, record.value, list(record.headers)))
+            position = record.offset + 1
+        if not messages:
+            return
+        await self._producer.send(messages)
+        if self.die_before_commit:
+            self._member.process.kill()
+            await asyncio.sleep(0)
+        broker.forwarded[partition] = max(position, broker.forwarded.get(partition, 0))
