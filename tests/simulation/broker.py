@@ -3,6 +3,7 @@
 import asyncio
 import random
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -50,9 +51,9 @@ class Log:
     end: int = 0
 
     def since(self, offset: int, most: int) -> list[Stored]:
-        first = next(
-            (index for index, one in enumerate(self.records) if one.offset >= offset), len(self.records)
-        )
+        if offset >= self.end:
+            return []
+        first = bisect_left(self.records, offset, key=lambda one: one.offset)
         return self.records[first : first + most]
 
 
@@ -77,7 +78,10 @@ class Broker:
         return [one for number in range(self.partitions) for one in self.log(Partition(topic, number)).records]
 
     def log(self, partition: Partition) -> Log:
-        return self.logs.setdefault(partition, Log())
+        log = self.logs.get(partition)
+        if log is None:
+            log = self.logs[partition] = Log()
+        return log
 
     def append(self, message: Message) -> Stored:
         """Put a record into its log, now."""

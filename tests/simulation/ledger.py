@@ -150,6 +150,7 @@ class Connection:
             # It may run after its caller gave up: what it granted must be known to be in doubt then, too.
             if gave_up:
                 self._doubt(granted)
+                self.network.troubles.append((now, self._redis.loop.time()))
             return answers
 
         gave_up = False
