@@ -21,7 +21,7 @@ import devstack
 from devstack.process import free_port
 from streams.client import SyncJobs
 from streams.codecs import lifecycle_codec
-from streams.queues import LIFECYCLE_TOPIC, QUEUES, TRACKING_DEAD_LETTER_TOPIC, queues_of
+from streams.queues import LIFECYCLE_TOPIC, RETRY_DELAYS, TRACKING_DEAD_LETTER_TOPIC, queues_of
 from streams.retry import GROUP as FORWARDER
 from streams.settings import Settings, check_worker_type, load_settings
 from tests.chaos import collect
@@ -30,7 +30,7 @@ from tests.chaos.history import History, Incident
 from tests.chaos.oracle import Limits
 from tests.chaos.proxy import Proxy
 from tests.chaos.publishing import Publishing
-from tests.chaos.watching import Listener, Sampler
+from tests.chaos.watching import Committed, Listener, Sampler
 from tests.processes import ROOT, Pipeline, pipeline, wait_until
 from tracking.database import open_database
 from tracking.migrate import upgrade
@@ -121,7 +121,8 @@ class Scene:
         self._seed = chance.getrandbits(32)
         self.publishing = Publishing(SyncJobs(self.settings), self.canary, random.Random(self._seed))
         self.listener = Listener(self.settings.kafka, 4)
-        self.sampler = Sampler(running, ("streams-primary", FORWARDER))
+        self._committed: dict[str, Committed] = {}
+        self.sampler = Sampler([self._group("streams-primary"), self._group(FORWARDER)])
         self._sink: subprocess.Popen[bytes] | None = None
         self._healed_at: float | None = None
         self._drained_after: float | None = None
@@ -181,9 +182,21 @@ class Scene:
     def committed(self, worker_type: str = "primary") -> dict[tuple[str, int], int]:
         """Return the committed positions of a worker type's queues, nothing while there are none."""
         try:
-            return self.pipeline.committed(f"streams-{worker_type}")
+            return self._group(f"streams-{worker_type}")()
         except KafkaException:
             return {}
+
+    def _group(self, name: str) -> Committed:
+        if name not in self._committed:
+            topics: list[str] = list(RETRY_DELAYS)
+            if name != FORWARDER:
+                topics = [
+                    queue.topic for queue in queues_of(check_worker_type(name.removeprefix("streams-")))
+                ]
+            self._committed[name] = Committed(
+                self.settings.kafka, name, topics, self.settings.kafka_partitions
+            )
+        return self._committed[name]
 
     # -- what is done to them -----------------------------------------------------------------------------
 
@@ -351,4 +364,6 @@ class Scene:
         self._stop_sink()
         for proxy in self.proxies.values():
             proxy.close()
+        for group in self._committed.values():
+            group.close()
         self.publishing.jobs.close()

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -11,8 +12,7 @@ from schemas import files
 from schemas.codec import Codec
 from streams.consuming import Consumed, consumed
 from streams.queues import LIFECYCLE_TOPIC
-from tests.chaos.history import Sample, Told
-from tests.processes import Pipeline
+from tests.chaos.history import Place, Sample, Told
 
 FINAL = frozenset({"completed", "dead", "cancelled"})
 SAMPLE_SECONDS = 0.1
@@ -91,28 +91,52 @@ class Listener(threading.Thread):
         self.join()
 
 
+class Committed:
+    """Asks for a group's committed positions without being a member."""
+
+    def __init__(self, kafka: dict[str, Any], group: str, topics: Iterable[str], partitions: int) -> None:
+        # A consumer, not an admin client: librdkafka 2.16 crashes when it lists a group's offsets while the
+        # group's coordinator changes.
+        self._consumer = Consumer({**kafka, "group.id": group, "enable.auto.commit": False, "log_level": 2})
+        self._wanted = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
+        self._lock = threading.Lock()
+
+    def __call__(self) -> dict[Place, int]:
+        """Return the positions there are; raises KafkaException when the broker does not tell."""
+        with self._lock:
+            found = self._consumer.committed(self._wanted, timeout=2)
+        return {
+            (one.topic, one.partition): one.offset
+            for one in found
+            if one.error is None and one.offset is not None and one.offset >= 0
+        }
+
+    def close(self) -> None:
+        with self._lock:
+            self._consumer.close()
+
+
 class Sampler(threading.Thread):
     """Samples the committed positions of some groups all the time; blind for as long as the broker is."""
 
-    def __init__(self, pipeline: Pipeline, groups: tuple[str, ...]) -> None:
+    def __init__(self, groups: Sequence[Committed]) -> None:
         super().__init__(name="sampler", daemon=True)
         self.samples: list[Sample] = []
         self.failures = 0
         """How often the broker could not tell; before its first member a group is not there."""
-        self._pipeline = pipeline
         self._groups = groups
         self._enough = threading.Event()
 
     def run(self) -> None:
         while not self._enough.wait(SAMPLE_SECONDS):
-            for group in self._groups:
+            for committed in self._groups:
                 try:
-                    committed = self._pipeline.committed(group)
+                    positions = committed()
                 except KafkaException:
                     self.failures += 1
                     continue
-                if committed:
-                    self.samples.append(Sample(time.time(), committed))
+                if positions:
+                    self.samples.append(Sample(time.time(), positions))
 
     def close(self) -> None:
         self._enough.set()
