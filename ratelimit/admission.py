@@ -123,6 +123,14 @@ class Mark:
     end: Done | Waiting | Released
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of a job in a line whose jobs run one after the other: a lower rank comes first."""
+
+    line: str
+    rank: int
+
+
 class Admission(Protocol):
     """Answers in batches and in order; raises AdmissionUnavailable and never waits for a limit or a lease."""
 
@@ -139,6 +147,21 @@ class Admission(Protocol):
 
     async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
         """Extend leases, given as (identity, token); False where the lease was lost."""
+        ...
+
+    async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
+        """Return for each place when the first job that is kept ahead of it is due; None when there is none."""
+        ...
+
+    async def keep_places(self, places: Sequence[tuple[Place, datetime]]) -> None:
+        """Keep the places of jobs that wait elsewhere, each until it is left; given with when the job is due."""
+        ...
+
+    async def leave_places(self, places: Sequence[tuple[Place, str, bool]]) -> None:
+        """Leave the places of jobs that have ended, by the ledger; given with their identities.
+
+        The third says whether the place is left, too, when its job waits for another delivery.
+        """
         ...
 
     async def completed(self, identities: Sequence[str]) -> list[bool]:

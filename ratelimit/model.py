@@ -18,6 +18,7 @@ from ratelimit.admission import (
     Limit,
     Limited,
     Mark,
+    Place,
     Released,
     Run,
     Waiting,
@@ -63,6 +64,7 @@ class ModelAdmission:
         self._ledger: dict[str, Entry] = {}
         self._full_at_us: dict[str, int] = {}
         self._batches = itertools.count()
+        self._lines: dict[str, dict[int, datetime]] = {}
 
     async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
         """Answer whether each may run now, leasing those that may; each sees what those before it took.
@@ -91,6 +93,33 @@ class ModelAdmission:
         entries = [self._entry(identity, now) for identity in identities]
         return [entry is not None and entry.state == "done" for entry in entries]
 
+    async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
+        """Return for each place when the first job that is kept ahead of it is due; None when there is none."""
+        found: list[datetime | None] = []
+        for place in places:
+            kept = self._lines.get(place.line, {})
+            first = min(kept, default=place.rank)
+            found.append(kept[first] if first < place.rank else None)
+        return found
+
+    async def keep_places(self, places: Sequence[tuple[Place, datetime]]) -> None:
+        """Keep the places of jobs that wait elsewhere, each until it is left; given with when the job is due."""
+        for place, due in places:
+            self._lines.setdefault(place.line, {})[place.rank] = due
+
+    async def leave_places(self, places: Sequence[tuple[Place, str, bool]]) -> None:
+        """Leave the places of jobs that have ended, by the ledger; given with their identities.
+
+        The third says whether the place is left, too, when its job waits for another delivery.
+        """
+        now = self._clock()
+        for place, identity, though_waiting in places:
+            entry = self._entry(identity, now)
+            waits = entry is not None and entry.state == "waiting" and not entry.fence.endswith("~")
+            runs = entry is not None and entry.state == "leased"
+            if not runs and (though_waiting or not waits):
+                self._lines.get(place.line, {}).pop(place.rank, None)
+
     async def close(self) -> None:
         """Forget nothing: there is nothing to release."""
 
@@ -98,6 +127,7 @@ class ModelAdmission:
         """Lose everything, as Redis does on FLUSHALL."""
         self._ledger.clear()
         self._full_at_us.clear()
+        self._lines.clear()
 
     def _answer(self, candidate: Candidate, token: str, now: datetime) -> Answer:
         entry = self._entry(candidate.identity, now)

@@ -21,6 +21,7 @@ from ratelimit.admission import (
     Limit,
     Limited,
     Mark,
+    Place,
     Released,
     Run,
     Waiting,
@@ -59,11 +60,13 @@ class RedisAdmission:
         self._server = Server(pool, timeout)
         self._job_prefix = f"{{{prefix}}}:job:"
         self._limit_prefix = f"{{{prefix}}}:limit:"
+        self._line_prefix = f"{{{prefix}}}:line:"
         self._lease = lease
         self._lease_ms = lease // MILLISECOND
         self._marker_ms = marker // MILLISECOND
         self._clock = clock
         self._admit, self._settle, self._renew = Script("admission"), Script("settle"), Script("renew")
+        self._lines = Script("lines")
         self._owner = secrets.token_urlsafe(6)
         self._batches = itertools.count()
         self._doubted: dict[str, float] = {}
@@ -126,6 +129,37 @@ class RedisAdmission:
             arguments = [self._now(), self._lease_ms, self._marker_ms, *(token for _, token in part)]
             extended += _flags(await self._server.call(self._renew, keys, arguments))
         return extended
+
+    async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
+        """Return for each place when the first job that is kept ahead of it is due; None when there is none."""
+        found: list[datetime | None] = []
+        for part in _parts(places):
+            keys = [self._line_prefix + place.line for place in part]
+            reply = await self._server.call(self._lines, keys, ["ahead", 0, *(place.rank for place in part)])
+            found += [EPOCH + int(due_ms) * MILLISECOND if due_ms else None for due_ms in reply]
+        return found
+
+    async def keep_places(self, places: Sequence[tuple[Place, datetime]]) -> None:
+        """Keep the places of jobs that wait elsewhere, each until it is left; given with when the job is due."""
+        for part in _parts(places):
+            keys = [self._line_prefix + place.line for place, _ in part]
+            arguments: list[Any] = ["keep", self._marker_ms]
+            for place, due in part:
+                arguments += (place.rank, (due - EPOCH) // MILLISECOND)
+            await self._server.call(self._lines, keys, arguments)
+
+    async def leave_places(self, places: Sequence[tuple[Place, str, bool]]) -> None:
+        """Leave the places of jobs that have ended, by the ledger; given with their identities.
+
+        The third says whether the place is left, too, when its job waits for another delivery.
+        """
+        for part in _parts(places):
+            keys = [self._line_prefix + place.line for place, _, _ in part]
+            keys += [self._job_prefix + identity for _, identity, _ in part]
+            arguments: list[Any] = ["leave", 0]
+            for place, _, though_waiting in part:
+                arguments += (place.rank, int(though_waiting))
+            await self._server.call(self._lines, keys, arguments)
 
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""

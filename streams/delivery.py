@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from ratelimit import fence, identity
+from ratelimit import Place, fence, identity
 from streams.errors import InvalidRecord
 from streams.jobs import HANDLERS, Handler, Payload
 from streams.offsets import PartitionOffsets
@@ -77,6 +77,8 @@ class Delivery:
     created_at: datetime
     priority: int
     idempotency_key: str
+    ordering_key: str | None
+    """None, too, when its job type asks for no order."""
     attempt: int
     max_attempts: int
     snoozes: int
@@ -91,6 +93,8 @@ class Delivery:
     """How often it found its job running elsewhere."""
     watched: bool = False
     """A copy waits in a retry topic in its stead, and its own record is settled."""
+    charged: int = -1
+    """What its organization was charged for it when it was taken out of the window; -1 while it is not out."""
 
     @property
     def identity(self) -> str:
@@ -98,8 +102,16 @@ class Delivery:
         return identity(self.organization_id, self.idempotency_key)
 
     @property
-    def size(self) -> int:
-        return len(self.value)
+    def rank(self) -> int:
+        """Return its job's place in the order of publication: the offset of the job's first record."""
+        topic, _, offset = self.origin.rpartition("/")
+        told = topic.startswith(f"{self.queue.topic}/") and offset.isdecimal() and len(offset) < 16
+        return int(offset) if told else self.offset
+
+    @property
+    def place(self) -> Place:
+        """Return its job's place in the line of its ordering key."""
+        return Place(f"{self.queue.name}:{identity(self.organization_id, self.ordering_key or '')}", self.rank)
 
     def fence(self) -> str:
         """Return this delivery's place in the order of the job's deliveries."""
@@ -179,6 +191,7 @@ def _delivery(
         created_at=job["createdAt"],
         priority=job["priority"],
         idempotency_key=job["idempotencyKey"] or job_id,
+        ordering_key=job["orderingKey"] if handler.ordering == "key" else None,
         attempt=_count(headers, "attempt", 1, ATTEMPT_CAP),
         max_attempts=max_attempts or handler.max_attempts,
         snoozes=_count(headers, "snoozes", 0, SNOOZE_CAP),

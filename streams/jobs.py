@@ -20,6 +20,8 @@ from streams.errors import ConfigError
 from streams.queues import QUEUES, Queue
 
 RunsIn = Literal["loop", "thread", "process"]
+Ordering = Literal["none", "key"]
+OnRetry = Literal["block", "pass"]
 
 NOTE_CAP = 500
 
@@ -125,6 +127,8 @@ class Handler:
     runs_in: RunsIn
     backoff: Backoff
     cost: int
+    ordering: Ordering = "none"
+    on_retry: OnRetry = "block"
 
 
 HANDLERS: dict[str, Handler] = {}
@@ -144,12 +148,16 @@ def handles(
     runs_in: RunsIn | None = None,
     backoff: Backoff | None = None,
     cost: int = 1,
+    ordering: Ordering = "none",
+    on_retry: OnRetry = "block",
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler of a job type.
 
     The function takes one `Job[SomePayload]`. `async def` runs in the loop, `def` in a thread, or with
-    `runs_in="process"` in a process that is killed at its timeout. Raises ConfigError when the signature,
-    the queue or the type does not fit.
+    `runs_in="process"` in a process that is killed at its timeout. With `ordering="key"` the jobs of one
+    organization with one `orderingKey` run one at a time in the order of publication; while one waits for its
+    next attempt, `on_retry` says whether those behind it wait (`block`) or go on (`pass`). Raises ConfigError
+    when the signature, the queue or the type does not fit.
     """
 
     def register(function: F) -> F:
@@ -172,8 +180,9 @@ def handles(
         if payload in TYPE_OF_PAYLOAD:
             raise ConfigError(f"{payload.__name__} already belongs to {TYPE_OF_PAYLOAD[payload]}")
         HANDLERS[job_type] = Handler(
-            job_type, queue, function, payload, timeout, max_attempts, where, backoff or Backoff(), cost
-        )
+            job_type, queue, function, payload, timeout, max_attempts, where, backoff or Backoff(), cost,
+            ordering, on_retry,
+        )  # fmt: skip
         TYPE_OF_PAYLOAD[payload] = job_type
         return function
 

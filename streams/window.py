@@ -1,35 +1,70 @@
 """The records of one queue that were read and wait for a slot: which one is next?
 
-Pure and synchronous: the instant is an argument, nothing here waits.
+Pure and synchronous: the instant is an argument, nothing here waits. docs/explanation/delivery.md has the bounds.
 """
 
 import heapq
-from collections import deque
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from itertools import count
 
 from streams.delivery import Delivery
+from streams.lanes import Lane, Line
+from streams.offsets import PartitionOffsets
+from streams.queues import SHORTEST_DELAY
+
+OVERHEAD_SECONDS = 0.000_1
+"""What a job costs besides its handler: it is read, admitted and settled."""
+
+SMOOTHING = 1 / 16
+"""The weight of the last job in the moving averages of what jobs take."""
+
+LONGEST_AWAY = timedelta(minutes=10)
+"""How long a delivery steps aside at most before its organization's share is looked at again."""
+
+_sequence = count(1)
 
 
 class Window:
-    """Lanes per organization, taken in turn.
+    """Lanes per organization that share the slots by their weights, in measured seconds.
 
-    An organization with a thousand records waits in its own lane; one with a single record is at most one
-    round away from its turn. A lane, a single delivery or the whole window may be held until an instant.
-    Bounded in records and bytes by `full`, which its reader asks before it reads on.
+    Each lane has used so many seconds, divided by its weight, and the one that has used least is next. What a
+    job will take is charged when it is taken out, by the average of its type, and corrected by `ended`. A lane
+    that was empty or held starts at the virtual time: idleness earns nothing. Of one ordering key, one delivery
+    at a time is taken, in the order of publication. `records` and `size_bytes` bound what it holds, for its reader
+    to heed; an organization that has as much in it as is free has its share, and what comes then is `surplus`.
+    Work per job grows with the logarithm of the lanes.
     """
 
-    def __init__(self, *, records: int, size_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        records: int,
+        size_bytes: int,
+        slots: int = 1,
+        weights: Callable[[str], float] = lambda organization: 1.0,
+        fair: bool = True,
+    ) -> None:
         self._records_bound = records
         self._bytes_bound = size_bytes
-        self._lanes: dict[str, deque[Delivery]] = {}
-        self._turns: deque[str] = deque()
-        """Organizations with an open, non-empty lane, the next one first."""
-        self._held_lanes: dict[str, datetime] = {}
+        self._slots = slots
+        self._weights = weights
+        self._fair = fair
+        self._lanes: dict[str, Lane] = {}
+        self._turns: list[tuple[int, int, Lane]] = []
+        """The lanes that have something to take, the next one on top; an entry that is not its lane's is void."""
+        self._time = 0
+        """The virtual time: what the lane that was served last had used."""
+        self._sharing = 0.0
+        """The weights of the lanes that have something to take."""
+        self._idle: list[tuple[int, int, Lane]] = []
+        self._lines: dict[tuple[str, str], Line] = {}
+        self._waking: list[tuple[datetime, int, Lane | Line]] = []
         self._held: list[tuple[datetime, int, Delivery]] = []
         self._held_until: datetime | None = None
-        self._sequence = count()
+        self._pause = 0.0
+        self._estimates: dict[str, float] = {}
+        self._average = OVERHEAD_SECONDS
         self.records = 0
         self.bytes = 0
 
@@ -37,29 +72,95 @@ class Window:
     def full(self) -> bool:
         return self.records >= self._records_bound or self.bytes >= self._bytes_bound
 
+    # -- in ---------------------------------------------------------------------------------------------
+
     def add(self, delivery: Delivery) -> None:
-        """Put a delivery at the end of its organization's lane."""
-        self._count(delivery, 1)
-        self._lane(delivery.organization_id).append(delivery)
+        """Put a delivery at the end of its organization's lane, or in its place in the line of its ordering key."""
+        lane = self._lane(delivery)
+        self._count(lane, delivery, 1)
+        self._queue(lane, delivery)
+        if lane.turn is None:
+            self._enter(lane)
+
+    def surplus(self, delivery: Delivery, now: datetime) -> datetime | None:
+        """Return when a delivery should come again, or None when there is room for it now.
+
+        There is not when its organization holds as much of the window as is free, times its weight, and that is
+        work for longer than it would be away. What comes again comes twice as fast as its lane is served.
+        """
+        lane = self._lanes.get(delivery.organization_id)
+        if lane is None or not lane.records or not self._fair or not self._crowds(lane):
+            return None
+        if lane.records * self._seconds_each(lane) < SHORTEST_DELAY.total_seconds():
+            return None
+        if lane.levels and delivery.priority < min(lane.levels):
+            return None
+        return self._returns_at(lane, now)
+
+    def depart(self, delivery: Delivery) -> None:
+        """Note that a delivery steps aside that was never in the window: its line waits until it is `released`."""
+        if delivery.ordering_key is not None:
+            self._line(delivery).busy += 1
+
+    # -- out --------------------------------------------------------------------------------------------
 
     def next(self, limit: int, now: datetime) -> list[Delivery]:
-        """Take up to `limit` deliveries out of the window, one per organization in turn."""
+        """Take up to `limit` deliveries out of the window, each time of the lane that has used least."""
         self._release(now)
         taken: list[Delivery] = []
-        if self._held_until is not None:
-            return taken
-        turns, lanes = self._turns, self._lanes
-        while turns and len(taken) < limit:
-            organization = turns.popleft()
-            lane = lanes[organization]
-            taken.append(lane.popleft())
-            if lane:
-                turns.append(organization)
+        turns, estimates = self._turns, self._estimates
+        while turns and len(taken) < limit and self._held_until is None:
+            turn = turns[0]
+            lane = turn[2]
+            if lane.turn is not turn:
+                heapq.heappop(turns)
+                continue
+            if lane.used > turn[0]:
+                # What it ran took longer than was charged.
+                lane.turn = lane.used, next(_sequence), lane
+                heapq.heapreplace(turns, lane.turn)
+                continue
+            self._time = max(self._time, lane.used)
+            item = lane.pop()
+            delivery = item.pop() if isinstance(item, Line) else item
+            estimate = estimates.get(delivery.handler.job_type, OVERHEAD_SECONDS)
+            delivery.charged = int(estimate / lane.weight * 1e9)
+            lane.used += delivery.charged
+            lane.out += 1
+            self._count(lane, delivery, -1)
+            if lane.levels:
+                lane.turn = lane.used, next(_sequence), lane
+                heapq.heapreplace(turns, lane.turn)
             else:
-                del lanes[organization]
-        for delivery in taken:
-            self._count(delivery, -1)
+                heapq.heappop(turns)
+                self._leave(lane)
+            taken.append(delivery)
+        if self._idle:
+            self._forget()
         return taken
+
+    def ended(self, delivery: Delivery, seconds: float) -> None:
+        """Charge what a delivery that was taken out has used of a slot, in place of the estimate."""
+        used = seconds + OVERHEAD_SECONDS
+        job_type = delivery.handler.job_type
+        estimate = self._estimates.get(job_type, used)
+        self._estimates[job_type] = estimate + (used - estimate) * SMOOTHING
+        self._average += (used - self._average) * SMOOTHING
+        self._charge(delivery, used)
+
+    def refund(self, delivery: Delivery) -> None:
+        """Charge nothing for a delivery that was taken out and did not run."""
+        self._charge(delivery, 0.0)
+
+    def released(self, delivery: Delivery) -> None:
+        """Let the next one of its ordering key be taken, now that the end of a delivery is durable."""
+        if delivery.ordering_key is None:
+            return
+        line = self._line(delivery)
+        line.busy -= 1
+        self._offer(self._lane(delivery), line)
+
+    # -- not yet ----------------------------------------------------------------------------------------
 
     def put_back(self, deliveries: Iterable[Delivery]) -> None:
         """Return deliveries that were taken and may not run yet to the heads of their lanes, in their order.
@@ -67,78 +168,281 @@ class Window:
         Their organizations get their turns back: were they to queue up again behind those whose deliveries did
         run, a limit that lets one through at a time would let the same organization through each time.
         """
-        returned = list(deliveries)
-        for delivery in reversed(returned):
-            self._count(delivery, 1)
-            self._lane(delivery.organization_id).appendleft(delivery)
-        ahead = dict.fromkeys(
-            one.organization_id for one in returned if one.organization_id not in self._held_lanes
-        )
-        self._turns = deque([*ahead, *(name for name in self._turns if name not in ahead)])
+        lanes: dict[str, Lane] = {}
+        for delivery in reversed(list(deliveries)):
+            self.refund(delivery)
+            lane = self._lane(delivery)
+            lanes.pop(lane.organization, None)
+            lanes[lane.organization] = lane
+            self._count(lane, delivery, 1)
+            self._requeue(lane, delivery)
+        for lane in lanes.values():
+            if lane.until is None and lane.levels:
+                if lane.turn is None:
+                    self._sharing += lane.weight
+                lane.turn = lane.used, -next(_sequence), lane
+                heapq.heappush(self._turns, lane.turn)
+                self._time = min(self._time, lane.used)
+        if len(self._turns) > 2 * len(self._lanes) + 100:
+            self._turns = [turn for turn in self._turns if turn[2].turn is turn]
+            heapq.heapify(self._turns)
 
     def hold(self, delivery: Delivery, until: datetime) -> None:
-        """Keep a delivery that was taken, and only it, until an instant."""
-        self._count(delivery, 1)
-        heapq.heappush(self._held, (until, next(self._sequence), delivery))
+        """Keep a delivery that was taken, and only it and what its ordering key has behind it, until an instant."""
+        self.refund(delivery)
+        self._count(self._lane(delivery), delivery, 1)
+        heapq.heappush(self._held, (until, next(_sequence), delivery))
 
-    def hold_lane(self, organization: str, until: datetime) -> None:
-        """Take nothing of an organization until an instant."""
-        if organization in self._lanes and organization not in self._held_lanes:
-            self._turns.remove(organization)
-        self._held_lanes[organization] = max(until, self._held_lanes.get(organization, until))
+    def hold_line(self, delivery: Delivery, until: datetime) -> None:
+        """Put back a delivery that has an earlier one of its ordering key elsewhere, and wait for that one."""
+        self.refund(delivery)
+        lane, line = self._lane(delivery), self._line(delivery)
+        self._count(lane, delivery, 1)
+        line.busy -= 1
+        if line.put(delivery):
+            line.until = until
+            heapq.heappush(self._waking, (until, next(_sequence), line))
+        else:
+            self._offer(lane, line)
 
-    def hold_all(self, until: datetime) -> None:
-        """Take nothing until an instant."""
+    def hold_lane(self, organization: str, until: datetime, *, pause: timedelta = timedelta(0)) -> None:
+        """Take nothing of an organization until an instant; `pause` is how long its limit makes it wait each time."""
+        lane = self._lane_of(organization if self._fair else "")
+        lane.pause = pause.total_seconds()
+        if lane.until is None or until > lane.until:
+            lane.until = until
+            heapq.heappush(self._waking, (until, next(_sequence), lane))
+        if lane.turn is not None:
+            self._leave(lane)
+
+    def hold_all(self, until: datetime, *, pause: timedelta = timedelta(0)) -> None:
+        """Take nothing until an instant; `pause` is how long a limit makes the queue wait each time."""
+        self._pause = pause.total_seconds()
         self._held_until = max(until, self._held_until or until)
 
     def wakes_at(self) -> datetime | None:
         """Return when something held is released next, or None when nothing is held."""
-        instants = [*self._held_lanes.values()]
-        if self._held:
-            instants.append(self._held[0][0])
+        while self._waking and self._waking[0][2].until != self._waking[0][0]:
+            heapq.heappop(self._waking)
+        instants = [heap[0][0] for heap in (self._waking, self._held) if heap]
         if self._held_until is not None:
             instants.append(self._held_until)
         return min(instants, default=None)
 
+    def has_next(self, now: datetime) -> bool:
+        """Return whether `next` would take anything."""
+        self._release(now)
+        return self._held_until is None and any(turn[2].turn is turn for turn in self._turns)
+
+    # -- elsewhere --------------------------------------------------------------------------------------
+
+    def step_aside(
+        self, held_up: Iterable[PartitionOffsets], far: Iterable[PartitionOffsets], now: datetime
+    ) -> list[tuple[Delivery, datetime]]:
+        """Take out what holds back the positions of partitions and cannot run soon, and say when each comes again.
+
+        Of partitions that are held up, what is held itself; of those that are far behind, also what waits in a lane
+        that has its share of the window.
+        """
+        near, distant = set(map(id, held_up)), set(map(id, far))
+        if not near:
+            return []
+        aside: list[tuple[Delivery, datetime]] = []
+        for line in [one for one in self._lines.values() if one.waiting and (one.busy or one.until)]:
+            until = line.until or now
+            for delivery in line.remove(lambda one: id(one.offsets) in near):
+                lane = self._lane(delivery)
+                self._take_aside(lane, delivery)
+                aside.append((delivery, max(until, self._returns_at(lane, now))))
+        for lane in [one for one in self._lanes.values() if one.until or self._crowds(one)]:
+            where = near if lane.until else distant
+            for delivery in self._remove(lane, lambda one: id(one.offsets) in where):  # noqa: B023 - called at once
+                self._take_aside(lane, delivery)
+                aside.append((delivery, max(lane.until or now, self._returns_at(lane, now))))
+        return aside
+
     def drop(self, gone: Iterable[object]) -> list[Delivery]:
         """Take out and return every delivery whose PartitionOffsets is among those given."""
         parted = set(map(id, gone))
-        kept: list[Delivery] = []
-        dropped: list[Delivery] = []
-        for lane in self._lanes.values():
-            for delivery in lane:
-                (dropped if id(delivery.offsets) in parted else kept).append(delivery)
-        held = [(until, one) for until, _, one in self._held if id(one.offsets) not in parted]
-        dropped += [one for _, _, one in self._held if id(one.offsets) in parted]
-        self._lanes.clear()
-        self._turns.clear()
-        self._held.clear()
-        self.records = self.bytes = 0
-        for delivery in kept:
-            self.add(delivery)
-        for until, delivery in held:
-            self.hold(delivery, until)
+
+        def leaves(delivery: Delivery) -> bool:
+            return id(delivery.offsets) in parted
+
+        dropped = [one for line in self._lines.values() if not line.queued for one in line.remove(leaves)]
+        for lane in list(self._lanes.values()):
+            dropped += self._remove(lane, leaves)
+        for _, _, delivery in self._held:
+            if leaves(delivery):
+                dropped.append(delivery)
+                self.released(delivery)
+        self._held = [entry for entry in self._held if not leaves(entry[2])]
+        heapq.heapify(self._held)
+        for line in list(self._lines.values()):
+            self._offer(self._lane_of(line.name[0]), line)
+        for delivery in dropped:
+            lane = self._lane(delivery)
+            self._count(lane, delivery, -1)
+            self._rest(lane)
         return dropped
 
-    def _lane(self, organization: str) -> deque[Delivery]:
+    def _take_aside(self, lane: Lane, delivery: Delivery) -> None:
+        self._count(lane, delivery, -1)
+        self._rest(lane)
+        self.depart(delivery)
+
+    def _remove(self, lane: Lane, meant: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Take out what is meant of what may be taken of a lane, and leave lines that lost something to be offered."""
+        removed: list[Delivery] = []
+        for item in lane.items():
+            if not isinstance(item, Line):
+                removed += [item] if meant(item) else []
+            elif lost := item.remove(meant):
+                removed += lost
+                item.queued = False
+        if removed:
+            lane.keep(lambda item: item.queued if isinstance(item, Line) else not meant(item))
+            if lane.turn is not None and not lane.levels:
+                self._leave(lane)
+        return removed
+
+    # -- lanes and lines --------------------------------------------------------------------------------
+
+    def _lane(self, delivery: Delivery) -> Lane:
+        return self._lane_of(delivery.organization_id if self._fair else "")
+
+    def _lane_of(self, organization: str) -> Lane:
         lane = self._lanes.get(organization)
         if lane is None:
-            lane = self._lanes[organization] = deque()
-            if organization not in self._held_lanes:
-                self._turns.append(organization)
+            lane = self._lanes[organization] = Lane(organization, self._weights(organization), self._time)
+            self._rest(lane)
         return lane
+
+    def _line(self, delivery: Delivery) -> Line:
+        name = delivery.organization_id, delivery.ordering_key or ""
+        line = self._lines.get(name)
+        if line is None:
+            line = self._lines[name] = Line(name)
+        return line
+
+    def _queue(self, lane: Lane, delivery: Delivery) -> None:
+        if delivery.ordering_key is None:
+            lane.put(delivery, delivery.priority)
+            return
+        line = self._line(delivery)
+        if line.put(delivery):
+            line.until = None
+        self._offer(lane, line)
+
+    def _requeue(self, lane: Lane, delivery: Delivery) -> None:
+        """Put a delivery that was taken out, or held, at the head of its lane or in its place in its line."""
+        if delivery.ordering_key is None:
+            lane.put(delivery, delivery.priority, first=True)
+            return
+        line = self._line(delivery)
+        line.busy -= 1
+        line.put(delivery)
+        self._offer(lane, line, first=True)
+
+    def _offer(self, lane: Lane, line: Line, *, first: bool = False) -> None:
+        """Let the first one of a line be taken in its turn, if it may be."""
+        if line.free:
+            line.queued = True
+            lane.put(line, line.first.priority, first=first)
+            if lane.turn is None:
+                self._enter(lane)
+        else:
+            self._close(line)
+
+    def _close(self, line: Line) -> None:
+        if not line.busy and not line.waiting:
+            self._lines.pop(line.name, None)
+
+    def _enter(self, lane: Lane) -> None:
+        """Let a lane be served that has something to take and is not held."""
+        if lane.until is not None or not lane.levels:
+            return
+        lane.weight = self._weights(lane.organization)
+        lane.used = max(lane.used, self._time)
+        lane.turn = lane.used, next(_sequence), lane
+        heapq.heappush(self._turns, lane.turn)
+        self._sharing += lane.weight
+
+    def _leave(self, lane: Lane) -> None:
+        lane.turn = None
+        self._sharing -= lane.weight
+        self._rest(lane)
+
+    def _rest(self, lane: Lane) -> None:
+        """Let an empty lane be forgotten in time."""
+        if not (lane.records or lane.out or lane.idle):
+            lane.idle = True
+            heapq.heappush(self._idle, (lane.used, next(_sequence), lane))
+
+    def _forget(self) -> None:
+        """Forget empty lanes that the virtual time has caught up with, and at any rate all but as many as fit."""
+        idle = self._idle
+        while idle and (idle[0][0] <= self._time or len(idle) > self._records_bound):
+            used, _, lane = heapq.heappop(idle)
+            if lane.records or lane.out or lane.until is not None:
+                lane.idle = False
+            elif lane.used > max(used, self._time) and len(idle) < self._records_bound:
+                heapq.heappush(idle, (lane.used, next(_sequence), lane))
+            else:
+                del self._lanes[lane.organization]
+
+    def _charge(self, delivery: Delivery, seconds: float) -> None:
+        if delivery.charged < 0:
+            return
+        lane = self._lane(delivery)
+        lane.used += int(seconds / lane.weight * 1e9) - delivery.charged
+        delivery.charged = -1
+        lane.out -= 1
+        self._rest(lane)
 
     def _release(self, now: datetime) -> None:
         if self._held_until is not None and self._held_until <= now:
             self._held_until = None
-        for organization in [name for name, until in self._held_lanes.items() if until <= now]:
-            del self._held_lanes[organization]
-            if organization in self._lanes:
-                self._turns.append(organization)
+        while self._waking and self._waking[0][0] <= now:
+            until, _, woken = heapq.heappop(self._waking)
+            if woken.until != until:
+                continue
+            woken.until = None
+            if isinstance(woken, Line):
+                self._offer(self._lane_of(woken.name[0] if self._fair else ""), woken)
+            else:
+                self._enter(woken)
+                self._rest(woken)
         while self._held and self._held[0][0] <= now:
             delivery = heapq.heappop(self._held)[2]
-            self._lane(delivery.organization_id).appendleft(delivery)
+            lane = self._lane(delivery)
+            self._requeue(lane, delivery)
+            if lane.turn is None:
+                self._enter(lane)
 
-    def _count(self, delivery: Delivery, step: int) -> None:
+    # -- shares -----------------------------------------------------------------------------------------
+
+    def _crowds(self, lane: Lane) -> bool:
+        """Return whether a lane holds as much of the window as is free, times its weight."""
+        return (
+            lane.records >= lane.weight * (self._records_bound - self.records)
+            or lane.bytes >= lane.weight * (self._bytes_bound - self.bytes)
+        )  # fmt: skip
+
+    def _seconds_each(self, lane: Lane) -> float:
+        """Return how often a lane is served, as far as can be told: by the slots, or by what limits them."""
+        shares = max(1.0, self._sharing / lane.weight)
+        return max(max(self._average / self._slots, self._pause) * shares, lane.pause)
+
+    def _returns_at(self, lane: Lane, now: datetime) -> datetime:
+        """Return when the next one that steps aside comes again: each after the one before it."""
+        earliest = now + SHORTEST_DELAY
+        due = max(lane.due or earliest, earliest) + timedelta(seconds=self._seconds_each(lane) / 2)
+        lane.due = min(due, now + LONGEST_AWAY)
+        return lane.due
+
+    def _count(self, lane: Lane, delivery: Delivery, step: int) -> None:
+        size = step * len(delivery.value)
+        lane.records += step
+        lane.bytes += size
         self.records += step
-        self.bytes += step * delivery.size
+        self.bytes += size

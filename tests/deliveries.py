@@ -22,6 +22,9 @@ def handler(
     return Handler("test.job", EMAILS, function, Payload, timeout, 3, runs_in, Backoff(), 1)
 
 
+PLAIN = handler(lambda job: None)
+
+
 def delivery(
     organization: str = "acme", number: int = 0, *, handler: Handler | None = None, **changes: Any
 ) -> Delivery:
@@ -33,13 +36,14 @@ def delivery(
         "key": organization.encode(),
         "value": b"bytes of the job",
         "headers": {},
-        "handler": handler,
+        "handler": handler or PLAIN,
         "job_id": f"{organization}-{number}",
         "organization_id": organization,
         "payload": Payload(),
         "created_at": NOON,
         "priority": 5,
         "idempotency_key": f"{organization}-{number}",
+        "ordering_key": None,
         "attempt": 1,
         "max_attempts": 3,
         "snoozes": 0,

@@ -208,7 +208,7 @@ class Conservation(RuleBasedStateMachine):
     @invariant()
     def counts(self) -> None:
         assert self.window.records == len(self.inside)
-        assert self.window.bytes == sum(one.size for one in self.inside)
+        assert self.window.bytes == sum(len(one.value) for one in self.inside)
 
     def teardown(self) -> None:
         later = self.now + timedelta(days=1)

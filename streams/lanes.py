@@ -1,0 +1,130 @@
+"""What a window is made of: a lane for each organization, and a line for each ordering key within it.
+
+Pure and synchronous, as the window is.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any
+
+from streams.delivery import Delivery
+
+AGE = timedelta(seconds=30)
+"""One step of priority is worth so much waiting: nothing that was published later than nine of them overtakes."""
+
+_AGE_SECONDS = AGE.total_seconds()
+_sequence = count()
+
+
+class Line:
+    """The deliveries of one organization with one ordering key: one at a time, in the order of publication."""
+
+    __slots__ = ("busy", "name", "queued", "until", "waiting")
+
+    def __init__(self, name: tuple[str, str]) -> None:
+        self.name = name
+        self.waiting: list[tuple[int, int, Delivery]] = []
+        """By their places in the order of publication, the first on top."""
+        self.busy = 0
+        """How many were taken out of the window and have not ended: while there is one, no other is taken."""
+        self.queued = False
+        """It is among the deliveries of its lane, in whose stead its first one is taken."""
+        self.until: datetime | None = None
+        """Nothing is taken until then, for an earlier one of the key waits elsewhere."""
+
+    @property
+    def free(self) -> bool:
+        """Return whether its first delivery may be taken in its turn and nothing says so yet."""
+        return not (self.busy or self.queued or self.until) and bool(self.waiting)
+
+    @property
+    def first(self) -> Delivery:
+        return self.waiting[0][2]
+
+    @property
+    def created_at(self) -> datetime:
+        return self.first.created_at
+
+    def put(self, delivery: Delivery) -> bool:
+        """Add a delivery in its place; returns whether it is the first now."""
+        heapq.heappush(self.waiting, (delivery.rank, next(_sequence), delivery))
+        return self.first is delivery
+
+    def pop(self) -> Delivery:
+        """Take the first one; the line is busy until that has ended."""
+        self.busy += 1
+        self.queued = False
+        return heapq.heappop(self.waiting)[2]
+
+    def remove(self, meant: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Take out and return every waiting delivery that is meant."""
+        removed = [one for _, _, one in self.waiting if meant(one)]
+        if removed:
+            self.waiting = [entry for entry in self.waiting if not meant(entry[2])]
+            heapq.heapify(self.waiting)
+        return removed
+
+
+class Lane:
+    """The deliveries of one organization, by priority, and what the organization has used."""
+
+    __slots__ = ("bytes", "due", "idle", "levels", "organization", "out", "pause", "records", "turn", "until", "used", "weight")
+
+    def __init__(self, organization: str, weight: float, used: int) -> None:
+        self.organization = organization
+        self.weight = weight
+        self.used = used
+        """Nanoseconds of slots that it has used, divided by its weight, on the scale of the window's virtual time."""
+        self.levels: dict[int, deque[Delivery | Line]] = {}
+        """What may be taken, by priority."""
+        self.records = 0
+        """What is in the window of it, held or not."""
+        self.bytes = 0
+        self.out = 0
+        """How many were taken out and have not ended."""
+        self.turn: tuple[int, int, Lane] | None = None
+        """Its entry among the lanes that are served, the only one that counts."""
+        self.until: datetime | None = None
+        """Nothing is taken until then."""
+        self.pause = 0.0
+        """For how many seconds it was held last: about how often a limit lets one of it through."""
+        self.due: datetime | None = None
+        """When the last one that stepped aside comes back."""
+        self.idle = False
+        """It is among the lanes that are forgotten once what they used does not matter any more."""
+
+    def put(self, item: Delivery | Line, priority: int, *, first: bool = False) -> None:
+        """Add a delivery, or a line in its stead, at the end or at the head of its priority."""
+        level = self.levels.get(priority)
+        if level is None:
+            level = self.levels[priority] = deque()
+        if first:
+            level.appendleft(item)
+        else:
+            level.append(item)
+
+    def pop(self) -> Delivery | Line:
+        """Take the most urgent one, where an older one counts as more urgent."""
+        levels = self.levels
+        priority = next(iter(levels)) if len(levels) == 1 else min(levels, key=self._urgency)
+        level = levels[priority]
+        item = level.popleft()
+        if not level:
+            del levels[priority]
+        return item
+
+    def _urgency(self, priority: int) -> tuple[float, int]:
+        return self.levels[priority][0].created_at.timestamp() + priority * _AGE_SECONDS, priority
+
+    def items(self) -> Iterator[Delivery | Line]:
+        """Yield what may be taken, in no particular order."""
+        for level in self.levels.values():
+            yield from level
+
+    def keep(self, meant: Callable[[Any], bool]) -> None:
+        """Leave out every delivery or line that is not meant."""
+        kept = {priority: deque(filter(meant, level)) for priority, level in self.levels.items()}
+        self.levels = {priority: level for priority, level in kept.items() if level}
