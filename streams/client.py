@@ -4,7 +4,6 @@ A publish is checked before it leaves and returns once the broker has the record
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -87,11 +86,7 @@ class Jobs(_Client):
         confirm all of them within PUBLISH_TIMEOUT.
         """
         prepared = self._prepare(publications)
-        sending = self._producer.start(_records(prepared), each=True)
-        deadline = time.monotonic() + self._timeout.total_seconds() + 1
-        while sending.left and time.monotonic() < deadline:
-            if not self._producer.poll():
-                await asyncio.sleep(0.002)
+        sending = await self._producer.send_each(_records(prepared), self._timeout + timedelta(seconds=1))
         return self._accepted(prepared, sending)
 
     async def __aenter__(self) -> Self:

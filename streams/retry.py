@@ -69,11 +69,18 @@ class RetryForwarder:
         self._producer = Producer(settings.kafka)
         self._paused: dict[tuple[str, int], datetime] = {}
         self._stopping = threading.Event()
+        self.rounds = 0
+        """How often the thread has gone round its loop."""
         self._thread = threading.Thread(target=self._run, name="retry-forwarder", daemon=True)
 
     def start(self) -> None:
         """Begin to forward."""
         self._thread.start()
+
+    @property
+    def forwards(self) -> bool:
+        """Return whether it was started and not stopped, whatever its thread does."""
+        return self._thread.ident is not None and not self._stopping.is_set()
 
     async def stop(self) -> None:
         """Finish the batch at hand and leave the group."""
@@ -82,6 +89,7 @@ class RetryForwarder:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self.rounds += 1
             try:
                 self._consume()
             except KafkaException as error:
@@ -99,6 +107,7 @@ class RetryForwarder:
         try:
             consumer.subscribe(list(RETRY_DELAYS), on_revoke=self._forget)
             while not self._stopping.is_set():
+                self.rounds += 1
                 self._resume(consumer, datetime.now(UTC))
                 self._forward(consumer, consumed(consumer.consume(BATCH, POLL.total_seconds())))
         finally:
@@ -141,7 +150,7 @@ class RetryForwarder:
 
     def _write(self, messages: list[Message]) -> None:
         """Write records and wait for them; one too large for its queue, as none of a worker's is, is buried."""
-        sending = self._producer.start(messages, each=True)
+        sending = self._producer.start(messages)
         while sending.left:
             if not self._producer.poll():
                 time.sleep(0.002)

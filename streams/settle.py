@@ -20,6 +20,7 @@ from streams.delivery import (
     Record,
     check_headers,
     header_text,
+    headers_of,
     milliseconds,
     next_headers,
     not_before_of,
@@ -176,7 +177,7 @@ class Settlement:
         """Bury a record that breaks the wire format, its bytes and key unchanged."""
         at = self._clock()
         failure = Failure.named(type(error).__name__, str(error))
-        headers = {name: value for name, value in record.headers if value is not None}
+        headers = headers_of(record)
         origin = origin_of(record, headers)
         headers["origin"] = header_text(origin)
         headers["queue"] = queue.name.encode()
@@ -197,7 +198,7 @@ class Settlement:
     def await_schema(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Snooze a record whose schema this worker does not have yet; bury it when that lasts too long."""
         at = self._clock()
-        headers = {name: value for name, value in record.headers if value is not None}
+        headers = headers_of(record)
         try:
             check_headers(headers)
             stated = not_before_of(headers)
