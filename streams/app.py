@@ -17,6 +17,7 @@ import faust
 from faust.app.base import BootStrategy as FaustBootStrategy
 from faust.types import StreamT
 
+from ratelimit.control import RedisControl
 from ratelimit.redis import RedisAdmission
 from streams.agents import load
 from streams.broker import Broker
@@ -83,10 +84,13 @@ class App(faust.App):
             admission=admission,
             producer=Producer(settings.kafka),
             clock=partial(datetime.now, UTC),
+            control=RedisControl.from_url(settings.redis, prefix=settings.redis_prefix),
         )
+        # What was cancelled while no worker was there must not begin.
+        await self.worker.hear()
         self.worker.start()
         _calm_the_collector()
-        self.forwarder = RetryForwarder(settings)
+        self.forwarder = RetryForwarder(settings, cancelled=self.worker.cancellations.cover)
         self.forwarder.start()
         broker = Broker(settings)
         signs = life_signs(self.worker, cast(Consumer, self.consumer), self.forwarder, settings)

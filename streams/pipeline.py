@@ -26,13 +26,14 @@ from ratelimit import (
     Run,
 )
 from schemas.codec import Codec, NotAvro, UnknownSchema
+from streams.cancellation import Cancellations, Unbegun
 from streams.delivery import Delivery, Record, read
 from streams.errors import InvalidRecord
 from streams.execution import Execution, failed, judge
 from streams.jobs import Job
 from streams.lifecycle import Lifecycle
 from streams.offsets import PartitionOffsets
-from streams.outcome import Attempt, DeadLetter, Failure, Outcome
+from streams.outcome import Attempt, Cancelled, DeadLetter, Failure, Outcome
 from streams.queues import SHORTEST_DELAY, Queue
 from streams.settle import Settlement
 from streams.window import Window
@@ -92,6 +93,7 @@ class Pipeline:
         settlement: Settlement,
         lifecycle: Lifecycle,
         window: Window,
+        cancellations: Cancellations,
         concurrency: int,
         lease: timedelta,
         clock: Callable[[], datetime],
@@ -103,6 +105,8 @@ class Pipeline:
         self._execution = execution
         self._settlement = settlement
         self._lifecycle = lifecycle
+        self._cancellations = cancellations
+        self.unbegun = Unbegun(queue, admission, settlement)
         self._concurrency = concurrency
         self._lease = lease
         self._clock = clock
@@ -128,6 +132,7 @@ class Pipeline:
         if not self._taking:
             return
         now = self._clock()
+        cancelled = self._cancellations.known
         for record in records:
             if not offsets.read(record.offset):
                 continue
@@ -145,6 +150,8 @@ class Pipeline:
                 self._settlement.refuse(self.queue, record, offsets, error)
             else:
                 due = delivery.not_before
+                if cancelled and self._give_up(delivery):
+                    continue
                 if due is None or due <= now:
                     self.window.add(delivery)
                 elif due - now < SHORTEST_DELAY:
@@ -171,7 +178,10 @@ class Pipeline:
                 # Until a slot is free, nothing that is released in the window matters.
                 await self._wait(None)
             elif candidates := self.window.next(wanted, self._clock()):
+                heard = self._cancellations.heard
                 await self._ask(candidates)
+                if self._cancellations.heard != heard:
+                    self.cancel()
             else:
                 await self._wait(self.window.wakes_at())
 
@@ -355,6 +365,31 @@ class Pipeline:
             delivery.watched = True
             self._settlement.postpone(delivery, now, now + self._lease, "it runs for long")
 
+    # -- cancelling -------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Give up what is cancelled and waits here, and stop what runs."""
+        find = self._cancellations.of
+        for delivery in self.window.take_out(lambda one: find(one) is not None):
+            self._give_up(delivery)
+        for delivery, running in list(self._leased.items()):
+            cancel = find(delivery)
+            if cancel is None:
+                continue
+            if running.call is not None:
+                self._execution.stop(running.call, Cancelled(cancel.by))
+            else:
+                del self._leased[delivery]
+                self._settlement.finish(delivery, cancel.outcome(delivery), Attempt(), None)
+                self._changed.set()
+
+    def _give_up(self, delivery: Delivery) -> bool:
+        """Return whether a delivery without a lease is cancelled, and see to its end if so."""
+        cancel = self._cancellations.of(delivery)
+        if cancel is not None:
+            self.unbegun.add(delivery, cancel.outcome(delivery))
+        return cancel is not None
+
     # -- leases and leaving -----------------------------------------------------------------------------
 
     def leased(self) -> list[Delivery]:
@@ -376,7 +411,7 @@ class Pipeline:
     def ask_again(self, delivery: Delivery) -> None:
         """Ask again for a delivery that lost its lease: whether its job is done, or runs elsewhere, or may run here."""
         delivery.token, delivery.leased_until = "", math.inf
-        if not delivery.offsets.gone:
+        if not delivery.offsets.gone and not self._give_up(delivery):
             self.window.hold(delivery, self._clock() + LEASED_RETRY)
             self._wake.set()
 
@@ -385,6 +420,7 @@ class Pipeline:
         for offsets in parted:
             offsets.gone = True
         self.window.drop(parted)
+        self.unbegun.leave()
         unstarted = [
             one
             for one, running in self._leased.items()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 GROUP = "streams-retry-forwarder"
 POLL = timedelta(milliseconds=100)
 BATCH = 500
+LATEST = datetime.max.replace(tzinfo=UTC)
 
 _DEAD_LETTER_TOPICS = {queue.topic: queue.dead_letter_topic for queue in QUEUES.values()}
 
@@ -52,7 +53,10 @@ class RetryForwarder:
     and committing forwards again; the fence in the ledger tells the copy.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, cancelled: Callable[[Mapping[str, bytes]], bool] = lambda headers: False
+    ) -> None:
+        self._cancelled = cancelled
         self._config: dict[str, Any] = {
             **settings.kafka,
             "group.id": GROUP,
@@ -137,7 +141,8 @@ class RetryForwarder:
                 consumer.pause([record.at()])
                 consumer.seek(record.at())
                 continue
-            topic = next_topic(record.headers, now)
+            # A cancelled job need not hop on: its queue's worker settles it, and remembers that it is over.
+            topic = next_topic(record.headers, LATEST if self._cancelled(record.headers) else now)
             if topic is None:
                 log.error("%s names no queue and stays behind", record.place)
             else:

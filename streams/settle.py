@@ -92,8 +92,10 @@ class Settlement:
         """How many batches were dealt with, whatever became of them."""
         self.memory_bytes: int | None = None
 
-    def finish(self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime) -> None:
-        """Take the outcome of an attempt."""
+    def finish(
+        self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime | None
+    ) -> None:
+        """Take the outcome of an attempt; `started_at` is None when it did not begin."""
         at = self._clock()
         if isinstance(outcome, Snoozed) and delivery.snoozes >= self._snooze_limit:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
@@ -107,7 +109,7 @@ class Settlement:
         delivery: Delivery,
         outcome: Outcome,
         attempt: Attempt,
-        started_at: datetime,
+        started_at: datetime | None,
         at: datetime,
     ) -> tuple[list[Message], Done | Waiting]:
         """Return what is written for an outcome and how the ledger remembers it; the only place that routes."""
@@ -148,9 +150,9 @@ class Settlement:
                 letter = Message(delivery.queue.dead_letter_topic, delivery.key, delivery.value, headers)
                 event = tell("dead", delivery, at, reason=reason, failure=failure, **facts)
                 return [letter, event], Waiting(delivery.fence() + "~")
-            case Cancelled(by):
-                event = tell("cancelled", delivery, at, reason=by, **facts)
-                return [event], Waiting(delivery.fence() + "~")
+            case Cancelled(by, told):
+                events = [] if told else [tell("cancelled", delivery, at, reason=by, **facts)]
+                return events, Waiting(delivery.fence() + "~")
             case _:
                 assert_never(outcome)
 
