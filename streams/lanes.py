@@ -28,8 +28,8 @@ class Line:
         self.name = name
         self.waiting: list[tuple[int, int, Delivery]] = []
         """By their places in the order of publication, the first on top."""
-        self.busy = 0
-        """How many were taken out of the window and have not ended: while there is one, no other is taken."""
+        self.busy: set[Delivery] = set()
+        """What was taken out, or is held, and has not ended: while there is one, no other is taken."""
         self.queued = False
         """It is among the deliveries of its lane, in whose stead its first one is taken."""
         self.until: datetime | None = None
@@ -55,9 +55,10 @@ class Line:
 
     def pop(self) -> Delivery:
         """Take the first one; the line is busy until that has ended."""
-        self.busy += 1
+        delivery = heapq.heappop(self.waiting)[2]
+        self.busy.add(delivery)
         self.queued = False
-        return heapq.heappop(self.waiting)[2]
+        return delivery
 
     def remove(self, meant: Callable[[Delivery], bool]) -> list[Delivery]:
         """Take out and return every waiting delivery that is meant."""
@@ -71,7 +72,20 @@ class Line:
 class Lane:
     """The deliveries of one organization, by priority, and what the organization has used."""
 
-    __slots__ = ("bytes", "due", "idle", "levels", "organization", "out", "pause", "records", "turn", "until", "used", "weight")
+    __slots__ = (
+        "bytes",
+        "due",
+        "idle",
+        "levels",
+        "organization",
+        "out",
+        "pause",
+        "records",
+        "turn",
+        "until",
+        "used",
+        "weight",
+    )
 
     def __init__(self, organization: str, weight: float, used: int) -> None:
         self.organization = organization

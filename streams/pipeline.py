@@ -26,13 +26,14 @@ from ratelimit import (
     Run,
 )
 from schemas.codec import Codec, NotAvro, UnknownSchema
+from streams.cancellation import Cancellations, Unbegun
 from streams.delivery import Delivery, Record, read
 from streams.errors import InvalidRecord
 from streams.execution import Execution, failed, judge
 from streams.jobs import Job
 from streams.lifecycle import Lifecycle
 from streams.offsets import PartitionOffsets
-from streams.outcome import Attempt, DeadLetter, Failure, Outcome
+from streams.outcome import Attempt, Cancelled, DeadLetter, Failure, Outcome
 from streams.queues import SHORTEST_DELAY, Queue
 from streams.settle import Settlement
 from streams.window import Window
@@ -57,6 +58,13 @@ LEASED_WAITS = 3
 
 WATCHED_FROM = 50
 """A running job that holds back the position for so many settled records leaves a copy and settles its own."""
+
+SURPLUS = "its organization has its share"
+SURPLUS_HEADER = SURPLUS.encode()
+"""What stepped aside may come up to a second early, unlike a retry."""
+
+LINE_RETRY = timedelta(milliseconds=250)
+"""How soon a delivery asks again whether it is the first of its ordering key, once the one ahead of it is due."""
 
 CRASH_LIMIT = 5
 """A job under which that many workers died is dead, lest it kill the next one."""
@@ -92,6 +100,7 @@ class Pipeline:
         settlement: Settlement,
         lifecycle: Lifecycle,
         window: Window,
+        cancellations: Cancellations,
         concurrency: int,
         lease: timedelta,
         clock: Callable[[], datetime],
@@ -103,6 +112,8 @@ class Pipeline:
         self._execution = execution
         self._settlement = settlement
         self._lifecycle = lifecycle
+        self._cancellations = cancellations
+        self.unbegun = Unbegun(queue, admission, settlement)
         self._concurrency = concurrency
         self._lease = lease
         self._clock = clock
@@ -128,6 +139,7 @@ class Pipeline:
         if not self._taking:
             return
         now = self._clock()
+        cancelled = self._cancellations.known
         for record in records:
             if not offsets.read(record.offset):
                 continue
@@ -145,12 +157,37 @@ class Pipeline:
                 self._settlement.refuse(self.queue, record, offsets, error)
             else:
                 due = delivery.not_before
+                if cancelled and self._give_up(delivery):
+                    self.window.depart(delivery)
+                    continue
                 if due is None or due <= now:
-                    self.window.add(delivery)
-                elif due - now < SHORTEST_DELAY:
-                    self.window.hold(delivery, due)
+                    self._place(delivery, now)
+                elif due - now >= SHORTEST_DELAY:
+                    self._settlement.send_back(delivery, now, due)
+                elif delivery.headers.get("reason") == SURPLUS_HEADER:
+                    self._place(delivery, now)
                 else:
-                    self._settlement.postpone(delivery, now, due, "not due yet")
+                    self.window.hold(delivery, due)
+        self._wake.set()
+
+    def _place(self, delivery: Delivery, now: datetime) -> None:
+        """Put a delivery into the window, or aside when its organization has its share of it."""
+        due = self.window.surplus(delivery, now)
+        if due is None:
+            self.window.add(delivery)
+        else:
+            self.window.depart(delivery)
+            self._settlement.postpone(delivery, now, due, SURPLUS)
+
+    def make_way(self, held_up: Iterable[PartitionOffsets], far: Iterable[PartitionOffsets]) -> None:
+        """Put aside what holds back the positions of partitions and cannot run soon; called once per flush."""
+        now = self._clock()
+        for delivery, due in self.window.step_aside(held_up, far, now):
+            self._settlement.postpone(delivery, now, due, SURPLUS)
+
+    def released(self, delivery: Delivery) -> None:
+        """Let the next of an ordering key go on, now that what became of the one before it is durable."""
+        self.window.released(delivery)
         self._wake.set()
 
     def _adopt(self, offset: int, offsets: PartitionOffsets) -> bool:
@@ -171,7 +208,10 @@ class Pipeline:
                 # Until a slot is free, nothing that is released in the window matters.
                 await self._wait(None)
             elif candidates := self.window.next(wanted, self._clock()):
+                heard = self._cancellations.heard
                 await self._ask(candidates)
+                if self._cancellations.heard != heard:
+                    self.cancel()
             else:
                 await self._wait(self.window.wakes_at())
 
@@ -194,12 +234,13 @@ class Pipeline:
         self._wake.clear()
 
     async def _ask(self, batch: Sequence[Delivery]) -> None:
-        candidates = [
-            Candidate(one.identity, one.fence(), self._limits(one), one.handler.cost) for one in batch
-        ]
         leased_until = time.monotonic() + self._lease.total_seconds()
         self._asking = True
         try:
+            batch = await self._in_order(batch)
+            candidates = [
+                Candidate(one.identity, one.fence(), self._limits(one), one.handler.cost) for one in batch
+            ]
             answers: Sequence[Answer] = await self._admission.admit(candidates)
         except AdmissionUnavailable as error:
             if self.queue.on_redis_down == "closed" or not self._taking:
@@ -214,6 +255,26 @@ class Pipeline:
             self.rounds += 1
         self._sort(batch, answers, leased_until)
 
+    async def _in_order(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return what no earlier job of its ordering key is ahead of, somewhere else; the rest waits for that."""
+        ordered = [one for one in batch if one.ordering_key is not None]
+        if not ordered:
+            return batch
+        ahead = await self._admission.ahead([one.place for one in ordered])
+        behind = {one: due for one, due in zip(ordered, ahead, strict=True) if due is not None}
+        earliest = self._clock() + LINE_RETRY
+        for delivery, due in behind.items():
+            if delivery.offsets.gone:
+                self._let_go(delivery)
+            else:
+                self.window.hold_line(delivery, max(due, earliest))
+        return [one for one in batch if one not in behind]
+
+    def _let_go(self, delivery: Delivery) -> None:
+        """Forget a delivery that was taken out and will not run here."""
+        self.window.refund(delivery)
+        self.window.released(delivery)
+
     def _sort(self, batch: Sequence[Delivery], answers: Sequence[Answer], leased_until: float) -> None:
         now = self._clock()
         limited: list[Delivery] = []
@@ -224,21 +285,23 @@ class Pipeline:
                     delivery.leased_until = leased_until
                     if delivery.offsets.gone:
                         self._settlement.give_back(delivery)
+                        self._let_go(delivery)
                         continue
                     running = self._leased[delivery] = Running(delivery)
                     self._ready.append(running)
                 case Duplicate():
+                    self.window.refund(delivery)
                     self._settlement.drop(delivery)
                 case _ if delivery.offsets.gone:
-                    continue
+                    self._let_go(delivery)
                 case Leased(retry_after):
                     self._await_lease(delivery, now, retry_after)
                 case Limited(retry_after, by):
                     limited.append(delivery)
                     if by.startswith("organization:"):
-                        self.window.hold_lane(delivery.organization_id, now + retry_after)
+                        self.window.hold_lane(delivery.organization_id, now + retry_after, pause=retry_after)
                     else:
-                        self.window.hold_all(now + retry_after)
+                        self.window.hold_all(now + retry_after, pause=retry_after)
         self.window.put_back(limited)
         self._filled.set()
 
@@ -248,6 +311,7 @@ class Pipeline:
             self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
         else:
             due = now + max(retry_after, SHORTEST_DELAY)
+            self.window.refund(delivery)
             self._settlement.postpone(delivery, now, due, "its job runs elsewhere")
 
     # -- run --------------------------------------------------------------------------------------------
@@ -269,6 +333,7 @@ class Pipeline:
             if running.delivery not in self._leased:
                 continue
             self._started += 1
+            began = time.monotonic()
             try:
                 if running.delivery.handler.runs_in == "process":
                     await self._await_process(running, call)
@@ -279,6 +344,7 @@ class Pipeline:
                 self._finished += 1
                 self.rounds += 1
                 self._leased.pop(running.delivery, None)
+                self.window.ended(running.delivery, time.monotonic() - began)
                 self._wake.set()
                 self._changed.set()
             if self._finished % YIELD_EVERY == 0:
@@ -353,7 +419,34 @@ class Pipeline:
         offsets = delivery.offsets
         if delivery.token and not delivery.watched and not offsets.gone and offsets.held_back >= WATCHED_FROM:
             delivery.watched = True
-            self._settlement.postpone(delivery, now, now + self._lease, "it runs for long")
+            self._settlement.postpone(delivery, now, now + self._lease, "it runs for long", goes_on=True)
+
+    # -- cancelling -------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Give up what is cancelled and waits here, and stop what runs."""
+        find = self._cancellations.of
+        for delivery in self.window.take_out(lambda one: find(one) is not None):
+            self.window.depart(delivery)
+            self._give_up(delivery)
+        for delivery, running in list(self._leased.items()):
+            cancel = find(delivery)
+            if cancel is None:
+                continue
+            if running.call is not None:
+                self._execution.stop(running.call, Cancelled(cancel.by))
+            else:
+                del self._leased[delivery]
+                self.window.refund(delivery)
+                self._settlement.finish(delivery, cancel.outcome(delivery), Attempt(), None)
+                self._changed.set()
+
+    def _give_up(self, delivery: Delivery) -> bool:
+        """Return whether a delivery without a lease is cancelled, and see to its end if so."""
+        cancel = self._cancellations.of(delivery)
+        if cancel is not None:
+            self.unbegun.add(delivery, cancel.outcome(delivery))
+        return cancel is not None
 
     # -- leases and leaving -----------------------------------------------------------------------------
 
@@ -376,7 +469,9 @@ class Pipeline:
     def ask_again(self, delivery: Delivery) -> None:
         """Ask again for a delivery that lost its lease: whether its job is done, or runs elsewhere, or may run here."""
         delivery.token, delivery.leased_until = "", math.inf
-        if not delivery.offsets.gone:
+        if delivery.offsets.gone:
+            self._let_go(delivery)
+        elif not self._give_up(delivery):
             self.window.hold(delivery, self._clock() + LEASED_RETRY)
             self._wake.set()
 
@@ -385,6 +480,7 @@ class Pipeline:
         for offsets in parted:
             offsets.gone = True
         self.window.drop(parted)
+        self.unbegun.leave()
         unstarted = [
             one
             for one, running in self._leased.items()
@@ -392,11 +488,15 @@ class Pipeline:
         ]
         for delivery in unstarted:
             del self._leased[delivery]
+            self.window.refund(delivery)
+        self.window.part(self._leased)
         return [mark for mark in map(self._settlement.release, unstarted) if mark is not None]
 
     def part(self) -> None:
         """Let what still runs go on without its partition, to be found again should that come back."""
-        self._orphans = {(one.offsets.partition, one.offset): running for one, running in self._leased.items()}
+        self._orphans = {
+            (one.offsets.partition, one.offset): running for one, running in self._leased.items()
+        }
 
     @property
     def could_go_on(self) -> bool:

@@ -19,6 +19,9 @@ from streams.durations import Duration
 from streams.errors import ConfigError
 from streams.queues import QUEUES, WORKER_TYPES, Queue, WorkerType
 
+Weight = Annotated[float, Field(ge=0.01, le=100)]
+"""An organization's share of the slots, beside 1 for every other."""
+
 HEALTH_PORTS: dict[WorkerType, int] = {"primary": 8081, "document": 8082, "ai": 8083, "scheduled": 8084}
 
 
@@ -60,13 +63,17 @@ class Settings(BaseSettings):
     process_count: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     health_host: str = "127.0.0.1"
     health_port: int | None = None
+    stalled_after: Duration = timedelta(seconds=60)
+    stalled_exit: bool = True
     handler_modules: Annotated[tuple[str, ...], NoDecode] = ()
 
     lease: Duration = timedelta(seconds=30)
     marker_retention: Duration = timedelta(days=7)
     shutdown_grace: Duration = timedelta(seconds=25)
     revoke_grace: Duration = timedelta(seconds=10)
-    window_records: int = Field(1000, ge=1)
+    fair_lanes: bool = True
+    organization_weights: Annotated[dict[str, Weight], NoDecode] = {}
+    window_records: int = Field(2000, ge=1)
     window_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     window_span: int = Field(10_000, ge=1)
     snooze_limit: int = Field(10_000, ge=1, le=999_999)
@@ -81,10 +88,23 @@ class Settings(BaseSettings):
             values["handler_modules"] = tuple(name.strip() for name in modules.split(",") if name.strip())
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_weights(cls, values: dict[str, Any]) -> dict[str, Any]:
+        weights = values.get("organization_weights")
+        if isinstance(weights, str):
+            pairs = [pair.partition("=") for pair in weights.split(",") if pair.strip()]
+            values["organization_weights"] = {name.strip(): weight for name, _, weight in pairs}
+        return values
+
     @model_validator(mode="after")
     def _durations_fit(self) -> Self:
         if self.lease < timedelta(seconds=3):
             raise ValueError(f"LEASE must be at least 3 s to be renewed in time, got {self.lease}")
+        if self.stalled_after < timedelta(seconds=5):
+            raise ValueError(
+                f"STALLED_AFTER must be at least 5 s, as an answer may take so long, got {self.stalled_after}"
+            )
         if self.marker_retention <= self.lease:
             raise ValueError(
                 f"MARKER_RETENTION ({self.marker_retention}) must exceed LEASE ({self.lease}), "
@@ -124,6 +144,10 @@ class Settings(BaseSettings):
         if self.kafka_ssl_ca_location:
             config["ssl.ca.location"] = self.kafka_ssl_ca_location
         return config
+
+    def weight(self, organization: str) -> float:
+        """Return an organization's share of the slots, beside those of the others."""
+        return self.organization_weights.get(organization, 1.0)
 
     def concurrency(self, queue: Queue) -> int:
         """Return how many jobs of a queue one worker runs at once: CONCURRENCY_<QUEUE>, else WORKER_CONCURRENCY."""

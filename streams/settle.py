@@ -8,18 +8,19 @@ fence in it tell a repeated delivery from a new one.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
-from ratelimit import Admission, AdmissionUnavailable, Done, Mark, Released, Waiting, fence
+from ratelimit import Admission, AdmissionUnavailable, Done, Mark, Place, Released, Waiting, fence
 from streams.delivery import (
     Delivery,
     Headers,
     Record,
     check_headers,
     header_text,
+    headers_of,
     milliseconds,
     next_headers,
     not_before_of,
@@ -53,6 +54,12 @@ class Ended:
     mark: Mark | None = None
     delivery: Delivery | None = None
     """Whose lease the mark is signed with; None when the lease is only given back."""
+    ordered: Delivery | None = None
+    """Whose place in the line of its ordering key is kept or left; None when it has none."""
+    kept_until: datetime | None = None
+    """When the job that keeps its place is due; None when the place is left."""
+    goes_on: bool = False
+    """The job still runs, and those behind it wait."""
 
 
 class Settlement:
@@ -70,6 +77,7 @@ class Settlement:
         unknown_schema_delay: timedelta,
         unknown_schema_limit: timedelta,
         lost: Callable[[Delivery], None],
+        released: Callable[[Delivery], None],
     ) -> None:
         self._producer = producer
         self._admission = admission
@@ -80,6 +88,7 @@ class Settlement:
         self._unknown_schema_delay = unknown_schema_delay
         self._unknown_schema_limit = unknown_schema_limit
         self._lost = lost
+        self._released = released
         self._ended: list[Ended] = []
         self._unmarked: list[Ended] = []
         self._settling: list[Ended] = []
@@ -91,22 +100,29 @@ class Settlement:
         """How many batches were dealt with, whatever became of them."""
         self.memory_bytes: int | None = None
 
-    def finish(self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime) -> None:
-        """Take the outcome of an attempt."""
+    def finish(
+        self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime | None
+    ) -> None:
+        """Take the outcome of an attempt; `started_at` is None when it did not begin."""
         at = self._clock()
         if isinstance(outcome, Snoozed) and delivery.snoozes >= self._snooze_limit:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
         mark = Mark(delivery.identity, delivery.token, end)
-        self._add(Ended(messages, delivery.offsets, delivery.offset, mark, delivery))
+        ended = Ended(messages, delivery.offsets, delivery.offset, mark, delivery)
+        if delivery.ordering_key is not None:
+            ended.ordered = delivery
+            if isinstance(outcome, Retry | Snoozed) and delivery.handler.on_retry == "block":
+                ended.kept_until = at + outcome.delay
+        self._add(ended)
 
     def _route(
         self,
         delivery: Delivery,
         outcome: Outcome,
         attempt: Attempt,
-        started_at: datetime,
+        started_at: datetime | None,
         at: datetime,
     ) -> tuple[list[Message], Done | Waiting]:
         """Return what is written for an outcome and how the ledger remembers it; the only place that routes."""
@@ -147,24 +163,36 @@ class Settlement:
                 letter = Message(delivery.queue.dead_letter_topic, delivery.key, delivery.value, headers)
                 event = tell("dead", delivery, at, reason=reason, failure=failure, **facts)
                 return [letter, event], Waiting(delivery.fence() + "~")
-            case Cancelled(by):
-                event = tell("cancelled", delivery, at, reason=by, **facts)
-                return [event], Waiting(delivery.fence() + "~")
+            case Cancelled(by, told):
+                events = [] if told else [tell("cancelled", delivery, at, reason=by, **facts)]
+                return events, Waiting(delivery.fence() + "~")
             case _:
                 assert_never(outcome)
 
-    def postpone(self, delivery: Delivery, now: datetime, due: datetime, reason: str) -> None:
+    def postpone(
+        self, delivery: Delivery, now: datetime, due: datetime, reason: str, *, goes_on: bool = False
+    ) -> None:
         """Send a copy of a delivery to wait, and settle its record; this is told to nobody.
 
-        For one that came before its time, and for one whose job runs and would hold its partition's position
-        back: when the copy comes due, the ledger tells whether there is anything left to do.
+        For one whose organization has its share of the window already, and for one that would hold its partition's
+        position back, perhaps as its job `goes_on` running: when the copy comes due, the ledger tells whether there
+        is anything left to do. It keeps its place in the order of its key.
         """
         carried = _carry(delivery, due - now, due, delivery.attempt, delivery.snoozes, reason=reason)
+        ended = Ended([carried], delivery.offsets, delivery.offset, goes_on=goes_on)
+        if delivery.ordering_key is not None:
+            ended.ordered, ended.kept_until = delivery, due
+        self._add(ended)
+
+    def send_back(self, delivery: Delivery, now: datetime, due: datetime) -> None:
+        """Send a copy of a delivery that came before its time to wait; its place in an order is where it is now."""
+        carried = _carry(delivery, due - now, due, delivery.attempt, delivery.snoozes, reason="not due yet")
         self._add(Ended([carried], delivery.offsets, delivery.offset))
 
     def drop(self, delivery: Delivery) -> None:
         """Settle a delivery of a job that is finished or was taken over by a later delivery."""
-        self._add(Ended([], delivery.offsets, delivery.offset))
+        ordered = delivery if delivery.ordering_key is not None else None
+        self._add(Ended([], delivery.offsets, delivery.offset, ordered=ordered))
 
     def give_back(self, delivery: Delivery) -> None:
         """Give back the lease of a delivery that will not run here; its record stays unsettled."""
@@ -176,7 +204,7 @@ class Settlement:
         """Bury a record that breaks the wire format, its bytes and key unchanged."""
         at = self._clock()
         failure = Failure.named(type(error).__name__, str(error))
-        headers = {name: value for name, value in record.headers if value is not None}
+        headers = headers_of(record)
         origin = origin_of(record, headers)
         headers["origin"] = header_text(origin)
         headers["queue"] = queue.name.encode()
@@ -197,7 +225,7 @@ class Settlement:
     def await_schema(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Snooze a record whose schema this worker does not have yet; bury it when that lasts too long."""
         at = self._clock()
-        headers = {name: value for name, value in record.headers if value is not None}
+        headers = headers_of(record)
         try:
             check_headers(headers)
             stated = not_before_of(headers)
@@ -273,11 +301,13 @@ class Settlement:
             if errors:
                 raise BrokerRefused(f"{len(errors)} of {len(messages)} records: {errors[0].str()}")
         batch = self._settling = self._unmarked + batch
-        self._unmarked = await self._mark([ended for ended in batch if ended.mark is not None])
+        self._unmarked = await self._mark([one for one in batch if one.mark is not None or one.ordered])
         waiting = set(map(id, self._unmarked))
         for ended in batch:
             if id(ended) not in waiting:
                 ended.offsets.settle(ended.offset)
+                if ended.ordered is not None and not ended.goes_on:
+                    self._released(ended.ordered)
         self._settling = []
 
     async def _still_ours(self, batch: list[Ended]) -> list[Ended]:
@@ -287,7 +317,9 @@ class Settlement:
         becomes of those jobs; told here, their ends would be told twice.
         """
         now = time.monotonic()
-        doubtful = {id(one): one.delivery for one in batch if one.delivery and one.delivery.leased_until < now}
+        doubtful = {
+            id(one): one.delivery for one in batch if one.delivery and one.delivery.leased_until < now
+        }
         if not doubtful:
             return batch
         try:
@@ -304,22 +336,43 @@ class Settlement:
         """Tell the ledger how runs ended; returns those whose positions must wait until it can be told."""
         if not batch:
             return []
+        marked = [one for one in batch if one.mark is not None]
+        ordered = [one for one in batch if one.ordered is not None]
         try:
-            kept = await self._admission.settle([ended.mark for ended in batch if ended.mark])
+            if ordered:
+                # Before the ledger lets go of a job, lest the next of its key believes that it is the first.
+                await self._admission.keep_places(_kept(ordered))
+            kept = await self._admission.settle([ended.mark for ended in marked if ended.mark])
+            if ordered:
+                await self._admission.leave_places(_left(ordered))
         except AdmissionUnavailable as error:
             # Until the ledger has it, a redelivery would run again: positions wait for Redis, too. Other queues,
             # and what the broker must be told, do not.
             waiting = [
-                one for one in batch if one.delivery and one.delivery.queue.on_redis_down == "closed"
+                one
+                for one in batch
+                if (delivery := one.delivery or one.ordered) and delivery.queue.on_redis_down == "closed"
             ]
             if waiting:
                 log.warning("%d outcomes wait for the ledger: %s", len(waiting), error)
                 asyncio.get_running_loop().call_later(LEDGER_RETRY.total_seconds(), self._wake.set)
             return waiting
-        for ended, held in zip(batch, kept, strict=True):
+        for ended, held in zip(marked, kept, strict=True):
             if not held and ended.mark:
                 log.warning("the lease of %s was lost before it ended", ended.mark.identity)
         return []
+
+
+def _kept(batch: Iterable[Ended]) -> list[tuple[Place, datetime]]:
+    return [(one.ordered.place, one.kept_until) for one in batch if one.ordered and one.kept_until]
+
+
+def _left(batch: Iterable[Ended]) -> list[tuple[Place, str, bool]]:
+    return [
+        (one.ordered.place, one.ordered.identity, one.ordered.handler.on_retry == "pass")
+        for one in batch
+        if one.ordered and not one.kept_until
+    ]
 
 
 def _carry(

@@ -104,6 +104,10 @@ class Batch:
 class Consumer(driver.Consumer):
     """Faust's consumer with its acknowledgements taken out."""
 
+    rounds = 0
+    """How often the fetching loop has gone round."""
+    assignments = 0
+    commits = 0
     _left = False
 
     @property
@@ -119,6 +123,7 @@ class Consumer(driver.Consumer):
                 raise
 
     async def _fetch(self) -> None:
+        self.rounds += 1
         if not self.flow_active:
             await self.wait_first(self.can_resume_flow.wait(), self._stopped.wait())
             return
@@ -146,6 +151,17 @@ class Consumer(driver.Consumer):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._worker.assign(Partition(tp.topic, tp.partition) for tp in assigned)
         await super().on_partitions_assigned(assigned, generation_id)
+        self.assignments += 1
+
+    @property
+    def flows(self) -> bool:
+        """Return whether the last rebalance has ended, so that what is assigned is read."""
+        return self.assignments > 0 and self.flow_active and not self.app.rebalancing
+
+    @property
+    def behind(self) -> bool:
+        """Return whether there are positions to commit."""
+        return self.flows and bool(self._moved())
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         if self.app.should_stop:
@@ -186,6 +202,7 @@ class Consumer(driver.Consumer):
             log.warning("positions were not committed, what they cover may be read again: %r", error)
             return False
         self._committed_offset.update(positions)
+        self.commits += 1
         return True
 
     def _moved(self) -> Mapping[TP, int]:

@@ -4,7 +4,7 @@ Pure and synchronous: the instant is an argument, nothing here waits. docs/expla
 """
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from datetime import datetime, timedelta
 from itertools import count
 
@@ -98,9 +98,9 @@ class Window:
         return self._returns_at(lane, now)
 
     def depart(self, delivery: Delivery) -> None:
-        """Note that a delivery steps aside that was never in the window: its line waits until it is `released`."""
+        """Note that a delivery goes elsewhere that is not in the window: its line waits until it is `released`."""
         if delivery.ordering_key is not None:
-            self._line(delivery).busy += 1
+            self._line(delivery).busy.add(delivery)
 
     # -- out --------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Window:
         if delivery.ordering_key is None:
             return
         line = self._line(delivery)
-        line.busy -= 1
+        line.busy.discard(delivery)
         self._offer(self._lane(delivery), line)
 
     # -- not yet ----------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ class Window:
         self.refund(delivery)
         lane, line = self._lane(delivery), self._line(delivery)
         self._count(lane, delivery, 1)
-        line.busy -= 1
+        line.busy.discard(delivery)
         if line.put(delivery):
             line.until = until
             heapq.heappush(self._waking, (until, next(_sequence), line))
@@ -264,26 +264,31 @@ class Window:
     def drop(self, gone: Iterable[object]) -> list[Delivery]:
         """Take out and return every delivery whose PartitionOffsets is among those given."""
         parted = set(map(id, gone))
+        return self.take_out(lambda one: id(one.offsets) in parted)
 
-        def leaves(delivery: Delivery) -> bool:
-            return id(delivery.offsets) in parted
-
-        dropped = [one for line in self._lines.values() if not line.queued for one in line.remove(leaves)]
-        for lane in list(self._lanes.values()):
-            dropped += self._remove(lane, leaves)
-        for _, _, delivery in self._held:
-            if leaves(delivery):
-                dropped.append(delivery)
-                self.released(delivery)
-        self._held = [entry for entry in self._held if not leaves(entry[2])]
-        heapq.heapify(self._held)
-        for line in list(self._lines.values()):
-            self._offer(self._lane_of(line.name[0]), line)
-        for delivery in dropped:
+    def take_out(self, meant: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Take out and return every delivery that is meant."""
+        lines = list(self._lines.values())
+        taken = [one for line in lines if not line.queued for one in line.remove(meant)]
+        for lane in self._lanes.values():
+            taken += self._remove(lane, meant)
+        held = [one for _, _, one in self._held if meant(one)]
+        if held:
+            self._held = [entry for entry in self._held if not meant(entry[2])]
+            heapq.heapify(self._held)
+            taken += held
+        for delivery in taken:
             lane = self._lane(delivery)
             self._count(lane, delivery, -1)
             self._rest(lane)
-        return dropped
+            self.released(delivery)
+        return taken
+
+    def part(self, running: Container[Delivery]) -> None:
+        """Let go of ordering keys whose deliveries are gone with their partitions, but for what still runs."""
+        for line in list(self._lines.values()):
+            line.busy = {one for one in line.busy if not one.offsets.gone or one in running}
+            self._offer(self._lane_of(line.name[0] if self._fair else ""), line)
 
     def _take_aside(self, lane: Lane, delivery: Delivery) -> None:
         self._count(lane, delivery, -1)
@@ -339,7 +344,7 @@ class Window:
             lane.put(delivery, delivery.priority, first=True)
             return
         line = self._line(delivery)
-        line.busy -= 1
+        line.busy.discard(delivery)
         line.put(delivery)
         self._offer(lane, line, first=True)
 

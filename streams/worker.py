@@ -14,12 +14,14 @@ from typing import NamedTuple
 import psutil
 
 from ratelimit import Admission, AdmissionUnavailable, Mark
+from ratelimit.control import Control, Listener
 from schemas.codec import Codec
+from streams.cancellation import Cancellations
 from streams.delivery import Record
 from streams.execution import Execution
 from streams.lifecycle import Lifecycle
 from streams.offsets import PartitionOffsets
-from streams.pipeline import Pipeline
+from streams.pipeline import WATCHED_FROM, Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
 from streams.queues import WorkerType, queues_of
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 FLUSH = timedelta(milliseconds=100)
 HOUSEKEEPING = timedelta(seconds=1)
+LISTENING = timedelta(milliseconds=500)
 CANCELLED_WITHIN = timedelta(seconds=3)
 """How long handlers in the loop have for cleaning up when the worker closes, once the grace is over."""
 
@@ -55,12 +58,19 @@ class Worker:
         admission: Admission,
         producer: Producer,
         clock: Callable[[], datetime],
+        control: Control | None = None,
+        weights: Callable[[str], float] | None = None,
     ) -> None:
         self.type = worker_type
         self._settings = settings
         self._codecs = {queue.name: codecs[queue.name] for queue in queues_of(worker_type)}
         self._admission = admission
         self._producer = producer
+        self._clock = clock
+        self._control = control
+        self._listener = Listener(control, clock=clock) if control else None
+        self._hears = True
+        self.cancellations = Cancellations()
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
         self._settlement = Settlement(
@@ -73,6 +83,7 @@ class Worker:
             unknown_schema_delay=settings.unknown_schema_delay,
             unknown_schema_limit=settings.unknown_schema_limit,
             lost=lambda delivery: self.pipelines[delivery.queue.topic].ask_again(delivery),
+            released=lambda delivery: self.pipelines[delivery.queue.topic].released(delivery),
         )
         self.pipelines = {
             queue.topic: Pipeline(
@@ -82,7 +93,14 @@ class Worker:
                 execution=self._execution,
                 settlement=self._settlement,
                 lifecycle=lifecycle,
-                window=Window(records=settings.window_records, size_bytes=settings.window_bytes),
+                window=Window(
+                    records=settings.window_records,
+                    size_bytes=settings.window_bytes,
+                    slots=settings.concurrency(queue),
+                    weights=weights or settings.weight,
+                    fair=settings.fair_lanes,
+                ),
+                cancellations=self.cancellations,
                 concurrency=settings.concurrency(queue),
                 lease=settings.lease,
                 clock=clock,
@@ -108,9 +126,12 @@ class Worker:
         for pipeline in self.pipelines.values():
             self._admitting.append(self._duty(pipeline.admit(), f"admit {pipeline.queue.name}"))
             self._duty(pipeline.runners(), f"run {pipeline.queue.name}")
+            self._duty(pipeline.unbegun.run(), f"cancel {pipeline.queue.name}")
         self._duty(self._settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
+        if self._listener is not None:
+            self._duty(self._listen(), "listen")
         self._duty(self._keep_house(), "keep house")
 
     def _duty(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
@@ -199,6 +220,8 @@ class Worker:
         marks = [self._settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
         await self._admission.close()
+        if self._control is not None:
+            await self._control.close()
         self._producer.close()
 
     async def _give_back(self, marks: Sequence[Mark]) -> None:
@@ -217,6 +240,36 @@ class Worker:
             self._execution.cancel_overdue()
             for pipeline in self.pipelines.values():
                 pipeline.tell()
+            self._make_way()
+
+    def _make_way(self) -> None:
+        """Let no partition stop because of what waits: of held organizations at once, of others in time."""
+        held_up = [one for one in self._offsets.values() if one.held_back >= WATCHED_FROM]
+        if held_up:
+            far = [one for one in held_up if one.held_back >= self._settings.window_span // 2]
+            for topic, pipeline in self.pipelines.items():
+                pipeline.make_way([one for one in held_up if one.topic == topic], far)
+
+    async def hear(self) -> None:
+        """Hear what operators said since the last time; while that cannot be asked, what is known holds."""
+        if self._listener is None:
+            return
+        try:
+            news = await self._listener.news()
+        except AdmissionUnavailable as error:
+            if self._hears:
+                log.warning("operators are not heard for now: %s", error)
+            self._hears = False
+            return
+        self._hears = True
+        if self.cancellations.hear(news, self._clock()):
+            for pipeline in self.pipelines.values():
+                pipeline.cancel()
+
+    async def _listen(self) -> None:
+        while True:
+            await self.hear()
+            await asyncio.sleep(LISTENING.total_seconds())
 
     async def _renew(self) -> None:
         while True:

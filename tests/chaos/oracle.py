@@ -17,6 +17,9 @@ from tracking.states import FINAL, MOVES, Status
 SETTLE_SECONDS = 1.0
 """What ended so shortly before its worker died may not be settled yet, and run again."""
 
+WARM_SECONDS = 5.0
+"""A worker that has just started imports, connects and fills its caches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -387,9 +390,9 @@ def memory_flat(history: History, limits: Limits) -> Verdict:
     peak, growth = 0.0, 0.0
     for samples in held.values():
         samples.sort()
-        sizes = [mib for _, mib in samples]
-        peak = max(peak, *sizes)
-        if samples[-1][0] - samples[0][0] >= 10:
+        peak = max(peak, *(mib for _, mib in samples))
+        sizes = [mib for at, mib in samples if at >= samples[0][0] + WARM_SECONDS]
+        if samples[-1][0] - samples[0][0] >= WARM_SECONDS + 10:
             quarter = len(sizes) // 4
             growth = max(growth, median(sizes[-quarter:]) - median(sizes[quarter : 2 * quarter]))
     figure = f"{peak:.0f} MiB, +{growth:.0f}"

@@ -140,8 +140,8 @@ class Proxy:
                 group.create_task(self._pump(reader, upstream, answers=False))
                 group.create_task(self._pump(answers, writer, answers=True))
                 group.create_task(self._lose(writer))
-        except* (OSError, EOFError):
-            pass  # one of the two has gone, and so does the other
+        except* (OSError, EOFError, asyncio.CancelledError):
+            pass  # one of the two has gone, and so does the other; or both were reset
         finally:
             for end in (writer, upstream):
                 if end is not None:

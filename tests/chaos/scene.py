@@ -273,9 +273,7 @@ class Scene:
         time.sleep(0.1)
         return all(
             self.committed().get(place, 0) >= end
-            for place, end in self._ends(
-                QUEUES[queue.name].topic for queue in queues_of(check_worker_type("primary"))
-            )
+            for place, end in self._ends(queue.topic for queue in queues_of("primary"))
         )
 
     def _ends(self, topics: Any) -> Iterator[tuple[tuple[str, int], int]]:
