@@ -123,7 +123,9 @@ class Lane:
     def pop(self) -> Delivery | Line:
         """Take the most urgent one, where an older one counts as more urgent."""
         levels = self.levels
-        priority = next(iter(levels)) if len(levels) == 1 else min(levels, key=self._urgency)
+        (priority, *others) = levels
+        if others:
+            priority = min(levels, key=self._urgency)
         level = levels[priority]
         item = level.popleft()
         if not level:

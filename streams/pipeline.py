@@ -139,7 +139,7 @@ class Pipeline:
         if not self._taking:
             return
         now = self._clock()
-        cancelled = self._cancellations.known
+        cancelled, window = self._cancellations.known, self.window
         for record in records:
             if not offsets.read(record.offset):
                 continue
@@ -161,23 +161,20 @@ class Pipeline:
                     self.window.depart(delivery)
                     continue
                 if due is None or due <= now:
-                    self._place(delivery, now)
+                    if (later := window.offer(delivery, now)) is not None:
+                        self._put_aside(delivery, now, later)
                 elif due - now >= SHORTEST_DELAY:
                     self._settlement.send_back(delivery, now, due)
                 elif delivery.headers.get("reason") == SURPLUS_HEADER:
-                    self._place(delivery, now)
+                    if (later := window.offer(delivery, now)) is not None:
+                        self._put_aside(delivery, now, later)
                 else:
-                    self.window.hold(delivery, due)
+                    window.hold(delivery, due)
         self._wake.set()
 
-    def _place(self, delivery: Delivery, now: datetime) -> None:
-        """Put a delivery into the window, or aside when its organization has its share of it."""
-        due = self.window.surplus(delivery, now)
-        if due is None:
-            self.window.add(delivery)
-        else:
-            self.window.depart(delivery)
-            self._settlement.postpone(delivery, now, due, SURPLUS)
+    def _put_aside(self, delivery: Delivery, now: datetime, due: datetime) -> None:
+        self.window.depart(delivery)
+        self._settlement.postpone(delivery, now, due, SURPLUS)
 
     def make_way(self, held_up: Iterable[PartitionOffsets], far: Iterable[PartitionOffsets]) -> None:
         """Put aside what holds back the positions of partitions and cannot run soon; called once per flush."""

@@ -4,6 +4,7 @@ Pure and synchronous: the instant is an argument, nothing here waits. docs/expla
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Container, Iterable
 from datetime import datetime, timedelta
 from itertools import count
@@ -74,28 +75,35 @@ class Window:
 
     # -- in ---------------------------------------------------------------------------------------------
 
-    def add(self, delivery: Delivery) -> None:
-        """Put a delivery at the end of its organization's lane, or in its place in the line of its ordering key."""
-        lane = self._lane(delivery)
-        self._count(lane, delivery, 1)
-        self._queue(lane, delivery)
-        if lane.turn is None:
-            self._enter(lane)
+    def offer(self, delivery: Delivery, now: datetime) -> datetime | None:
+        """Add a delivery and return None, or return when it should come again, for there is no room for it now.
 
-    def surplus(self, delivery: Delivery, now: datetime) -> datetime | None:
-        """Return when a delivery should come again, or None when there is room for it now.
-
-        There is not when its organization holds as much of the window as is free, times its weight, and that is
+        There is none when its organization holds as much of the window as is free, times its weight, and that is
         work for longer than it would be away. What comes again comes twice as fast as its lane is served.
         """
         lane = self._lanes.get(delivery.organization_id)
-        if lane is None or not lane.records or not self._fair or not self._crowds(lane):
-            return None
-        if lane.records * self._seconds_each(lane) < SHORTEST_DELAY.total_seconds():
-            return None
-        if lane.levels and delivery.priority < min(lane.levels):
-            return None
-        return self._returns_at(lane, now)
+        if lane is not None and self._crowds(lane) and self._is_surplus(lane, delivery):
+            return self._returns_at(lane, now)
+        self.add(delivery)
+        return None
+
+    def add(self, delivery: Delivery) -> None:
+        """Put a delivery at the end of its organization's lane, or in its place in the line of its ordering key."""
+        lane = self._lanes.get(delivery.organization_id) or self._lane(delivery)
+        size = len(delivery.value)
+        lane.records += 1
+        lane.bytes += size
+        self.records += 1
+        self.bytes += size
+        if delivery.ordering_key is None:
+            level = lane.levels.get(delivery.priority)
+            if level is None:
+                level = lane.levels[delivery.priority] = deque()
+            level.append(delivery)
+        else:
+            self._line_up(lane, delivery)
+        if lane.turn is None:
+            self._enter(lane)
 
     def depart(self, delivery: Delivery) -> None:
         """Note that a delivery goes elsewhere that is not in the window: its line waits until it is `released`."""
@@ -120,14 +128,16 @@ class Window:
                 lane.turn = lane.used, next(_sequence), lane
                 heapq.heapreplace(turns, lane.turn)
                 continue
-            self._time = max(self._time, lane.used)
+            if lane.used > self._time:
+                self._time = lane.used
             item = lane.pop()
             delivery = item.pop() if isinstance(item, Line) else item
-            estimate = estimates.get(delivery.handler.job_type, OVERHEAD_SECONDS)
-            delivery.charged = int(estimate / lane.weight * 1e9)
-            lane.used += delivery.charged
+            charged = int(estimates.get(delivery.handler.job_type, OVERHEAD_SECONDS) / lane.weight * 1e9)
+            delivery.charged = charged
+            lane.used += charged
             lane.out += 1
-            self._count(lane, delivery, -1)
+            lane.records -= 1
+            lane.bytes -= len(delivery.value)
             if lane.levels:
                 lane.turn = lane.used, next(_sequence), lane
                 heapq.heapreplace(turns, lane.turn)
@@ -135,6 +145,8 @@ class Window:
                 heapq.heappop(turns)
                 self._leave(lane)
             taken.append(delivery)
+        self.records -= len(taken)
+        self.bytes -= sum([len(one.value) for one in taken])
         if self._idle:
             self._forget()
         return taken
@@ -142,9 +154,9 @@ class Window:
     def ended(self, delivery: Delivery, seconds: float) -> None:
         """Charge what a delivery that was taken out has used of a slot, in place of the estimate."""
         used = seconds + OVERHEAD_SECONDS
-        job_type = delivery.handler.job_type
-        estimate = self._estimates.get(job_type, used)
-        self._estimates[job_type] = estimate + (used - estimate) * SMOOTHING
+        estimates, job_type = self._estimates, delivery.handler.job_type
+        estimate = estimates.get(job_type, used)
+        estimates[job_type] = estimate + (used - estimate) * SMOOTHING
         self._average += (used - self._average) * SMOOTHING
         self._charge(delivery, used)
 
@@ -329,10 +341,7 @@ class Window:
             line = self._lines[name] = Line(name)
         return line
 
-    def _queue(self, lane: Lane, delivery: Delivery) -> None:
-        if delivery.ordering_key is None:
-            lane.put(delivery, delivery.priority)
-            return
+    def _line_up(self, lane: Lane, delivery: Delivery) -> None:
         line = self._line(delivery)
         if line.put(delivery):
             line.until = None
@@ -359,8 +368,9 @@ class Window:
             self._close(line)
 
     def _close(self, line: Line) -> None:
-        if not line.busy and not line.waiting:
-            self._lines.pop(line.name, None)
+        if not line.busy and not line.waiting and self._lines.get(line.name) is line:
+            del self._lines[line.name]
+            line.until = None
 
     def _enter(self, lane: Lane) -> None:
         """Let a lane be served that has something to take and is not held."""
@@ -398,11 +408,12 @@ class Window:
     def _charge(self, delivery: Delivery, seconds: float) -> None:
         if delivery.charged < 0:
             return
-        lane = self._lane(delivery)
+        lane = self._lanes.get(delivery.organization_id) or self._lane(delivery)
         lane.used += int(seconds / lane.weight * 1e9) - delivery.charged
-        delivery.charged = -1
         lane.out -= 1
-        self._rest(lane)
+        delivery.charged = -1
+        if not lane.records:
+            self._rest(lane)
 
     def _release(self, now: datetime) -> None:
         if self._held_until is not None and self._held_until <= now:
@@ -428,10 +439,19 @@ class Window:
 
     def _crowds(self, lane: Lane) -> bool:
         """Return whether a lane holds as much of the window as is free, times its weight."""
+        weight = lane.weight
         return (
-            lane.records >= lane.weight * (self._records_bound - self.records)
-            or lane.bytes >= lane.weight * (self._bytes_bound - self.bytes)
+            lane.records >= weight * (self._records_bound - self.records)
+            or lane.bytes >= weight * (self._bytes_bound - self.bytes)
         )  # fmt: skip
+
+    def _is_surplus(self, lane: Lane, delivery: Delivery) -> bool:
+        """Return whether a delivery steps aside of a lane that crowds, which is worth it only if it is not missed."""
+        return (
+            self._fair
+            and lane.records * self._seconds_each(lane) >= SHORTEST_DELAY.total_seconds()
+            and not (lane.levels and delivery.priority < min(lane.levels))
+        )
 
     def _seconds_each(self, lane: Lane) -> float:
         """Return how often a lane is served, as far as can be told: by the slots, or by what limits them."""
