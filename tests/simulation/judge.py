@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ratelimit import fence, identity
+from streams.delivery import EPOCH, not_before_of
 from streams.queues import LIFECYCLE_TOPIC, QUEUES, RETRY_DELAYS
 from streams.worker import Partition
 from tracking.events import Event, event_of
@@ -247,12 +248,11 @@ class Judge:
                 self.object(f"job {job.number} went from attempt {one.attempt} to {other.attempt}")
 
     def _not_early(self, job: Planned, runs: list["Execution"]) -> None:
-        due: dict[int, datetime] = {}
-        for event in self._events[job.job_id]:
-            at = event.not_before
-            if at is not None and event.kind in ("retried", "queued"):
-                attempt = event.attempt + 1 if event.kind == "retried" else 1
-                due[attempt] = min(at, due.get(attempt, at))
+        stated: dict[int, list[datetime]] = defaultdict(list)
+        for record in self._records[job.job_id]:
+            facts = record.facts
+            stated[int(facts.get("attempt", b"1"))].append(not_before_of(facts) or EPOCH)
+        due = {attempt: min(instants) for attempt, instants in stated.items()}
         skewed = any(self._world.plan.skews)
         for run in runs:
             member = next(one for one in self._world.members if one.process is run.process)

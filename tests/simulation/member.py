@@ -143,6 +143,10 @@ class Member:
 
     # -- records in --------------------------------------------------------------------------------------
 
+    def current(self, generation: int) -> bool:
+        """Return whether what was fetched in a generation may still be handed in."""
+        return self._flow and generation == self.generation
+
     async def _fetching(self) -> None:
         while not self._stopping:
             await self._fetch()
@@ -159,17 +163,17 @@ class Member:
         whole = len(with_room) == len(self._assigned)
         timeout = FETCH_SECONDS if whole else FETCH_SECONDS_WHEN_FULL
         records = await self._broker.fetch(with_room, POLL_RECORDS, timeout)
-        if not self._flow or generation != self.generation:
+        if not self.current(generation):
             return
         for partition, batch in records.items():
-            if self._flow and generation == self.generation:
+            if self.current(generation):
                 self._assigned[partition] = batch[-1].offset + 1
                 await self._hand_in(partition, batch)
 
     async def _hand_in(self, partition: Partition, batch: list[Stored]) -> None:
         generation = self.generation
         await asyncio.sleep(0)  # the way through the agent's queue, which a rebalance clears
-        if self._flow and generation == self.generation:
+        if self.current(generation):
             self._world.read(self.process, batch)
             self.worker.take(partition, batch)
 

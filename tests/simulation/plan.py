@@ -13,13 +13,13 @@ TROUBLE_SECONDS = 14.0
 """From then on, nothing goes wrong any more."""
 
 Kind = Literal[
-    "crash", "crash in produce", "crash in redis", "crash in forwarder", "stop", "join", "pause", "cut",
+    "crash", "crash in produce", "crash in redis", "crash in forwarder", "stop", "join", "rebalance", "pause", "cut",
     "redis down", "redis down for one", "redis slow", "redis lossy", "flush",
     "broker down", "broker refuses", "commits lost", "clock jump",
 ]  # fmt: skip
 
 WEIGHTS: dict[Kind, int] = {
-    "crash": 6, "crash in produce": 4, "crash in redis": 4, "crash in forwarder": 1, "stop": 3, "join": 3,
+    "crash": 6, "crash in produce": 4, "crash in redis": 4, "crash in forwarder": 1, "stop": 3, "join": 3, "rebalance": 6,
     "pause": 3, "cut": 3, "redis down": 2, "redis down for one": 2, "redis slow": 2, "redis lossy": 2, "flush": 1,
     "broker down": 2, "broker refuses": 1, "commits lost": 2, "clock jump": 2,
 }  # fmt: skip
