@@ -42,8 +42,8 @@ class Limits:
     recovery_seconds: float = 20.0
     """From the heal to at least half the rate of ends before the fault."""
     drain_seconds: float = 60.0
-    growth_mib: float = 25.0
-    peak_mib: float = 200.0
+    growth_mib: float = 40.0
+    peak_mib: float = 120.0
 
 
 def judge(history: History, limits: Limits) -> list[Verdict]:
