@@ -75,7 +75,9 @@ class Broker:
 
     def of(self, topic: str) -> list[Stored]:
         """Return the records of a topic."""
-        return [one for number in range(self.partitions) for one in self.log(Partition(topic, number)).records]
+        return [
+            one for number in range(self.partitions) for one in self.log(Partition(topic, number)).records
+        ]
 
     def log(self, partition: Partition) -> Log:
         log = self.logs.get(partition)
@@ -104,7 +106,7 @@ class Broker:
 
     async def recovered(self) -> None:
         """Return when the broker answers."""
-        while not self.healthy:
+        while not self.healthy:  # noqa: ASYNC110 - polling costs nothing where time is virtual
             await asyncio.sleep(0.05)
 
     async def fetch(
@@ -215,7 +217,9 @@ class Group:
         self.owners: dict[Partition, str] = {}
         self._broker = broker
         self._chance = chance
-        self._partitions = [Partition(topic, number) for topic in topics for number in range(broker.partitions)]
+        self._partitions = [
+            Partition(topic, number) for topic in topics for number in range(broker.partitions)
+        ]
         self._members: dict[str, Membership] = {}
         self._rebalance_until: float | None = None
         self._cut: dict[str, float] = {}
@@ -297,7 +301,7 @@ class Group:
 
     async def _reach(self, name: str) -> None:
         await asyncio.sleep(self._chance.uniform(0.001, 0.01))
-        while not self._broker.healthy or self._cut.get(name, 0.0) > self._broker.loop.time():
+        while not self._broker.healthy or self._cut.get(name, 0.0) > self._broker.loop.time():  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
     def _remove(self, name: str) -> None:

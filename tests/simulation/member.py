@@ -87,7 +87,13 @@ class Member:
             clock=self.clock,
         )
         self.worker.start()
-        for work in (self._membership(), self._fetching(), self._committing(), self._watch(), self.forwarder.run()):
+        for work in (
+            self._membership(),
+            self._fetching(),
+            self._committing(),
+            self._watch(),
+            self.forwarder.run(),
+        ):
             self._world.spawn(self.process, work)
 
     async def _watch(self) -> None:
@@ -118,7 +124,7 @@ class Member:
             self._committed = {partition: self._group.committed(partition) for partition in share}
             self._assigned = dict(self._committed)
             self._flow = True
-            while await self._group.heartbeat(name, self.generation):
+            while await self._group.heartbeat(name, self.generation):  # noqa: ASYNC110
                 await asyncio.sleep(HEARTBEAT_SECONDS)
             if self._stopping:
                 return
@@ -219,7 +225,9 @@ class Forwarder:
     async def run(self) -> None:
         """Forward what is due until the process ends."""
         partitions = [
-            Partition(topic, number) for topic in RETRY_DELAYS for number in range(self._world.broker.partitions)
+            Partition(topic, number)
+            for topic in RETRY_DELAYS
+            for number in range(self._world.broker.partitions)
         ]
         while not self.stopping:
             await asyncio.sleep(0.1)

@@ -22,6 +22,7 @@ from tests.simulation.broker import Group
 from tests.simulation.ledger import Connection, Redis
 from tests.simulation.loop import Process
 from tests.simulation.member import Member
+from tests.simulation.plan import Kind
 
 MUTATIONS: dict[str, "Mutation"] = {}
 
@@ -34,6 +35,8 @@ class Mutation:
     name: str
     function: Any
     objection: str
+    only: Kind | None = None
+    """What has to go wrong for it to show, when that is rare."""
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -46,11 +49,11 @@ class Mutation:
                 yield
 
 
-def mutation(owner: type | str, name: str, objection: str) -> Callable[[Any], Any]:
+def mutation(owner: type | str, name: str, objection: str, only: Kind | None = None) -> Callable[[Any], Any]:
     """Register the decorated function as a defect."""
 
     def register(function: Any) -> Any:
-        MUTATIONS[function.__name__] = Mutation(owner, name, function, objection)
+        MUTATIONS[function.__name__] = Mutation(owner, name, function, objection, only)
         return function
 
     return register
@@ -107,7 +110,7 @@ def drops_what_arrives_for_a_paused_partition(
             _take(self, partition, [record])
 
 
-@mutation(Member, "current", "neither ended nor a record left")
+@mutation(Member, "current", "neither ended nor a record left", only="rebalance")
 def hands_in_what_it_fetched_before_a_rebalance(self: Member, generation: int) -> bool:
     return True
 

@@ -14,7 +14,7 @@ SEEDS = 150
 def test_a_defect_is_caught(name: str) -> None:
     mutation = MUTATIONS[name]
     with mutation.applied():
-        report = first_caught(SEEDS)
+        report = first_caught(SEEDS, mutation.only)
     assert report is not None, f"{SEEDS} seeds passed with a core that {name.replace('_', ' ')}"
     assert re.search(mutation.objection, "\n".join(report.violations)), report.violations
 
