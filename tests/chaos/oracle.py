@@ -42,8 +42,8 @@ class Limits:
     recovery_seconds: float = 20.0
     """From the heal to at least half the rate of ends before the fault."""
     drain_seconds: float = 60.0
-    growth_mib: float = 25.0
-    peak_mib: float = 200.0
+    growth_mib: float = 40.0
+    peak_mib: float = 120.0
 
 
 def judge(history: History, limits: Limits) -> list[Verdict]:
@@ -227,7 +227,7 @@ def _may_overlap(incident: Incident, run: Execution, later: Execution) -> bool:
 
 
 def positions_behind(history: History) -> Verdict:
-    """At every sample, everything below a committed position was settled: its outcome was written before."""
+    """At every sample, all below a committed position was settled, its outcome written before; none goes back."""
     name = "positions"
     settled = _settled(history)
     furthest: dict[Place, list[float]] = {}
@@ -237,8 +237,13 @@ def positions_behind(history: History) -> Verdict:
         for at in times:
             latest.append(max(at, latest[-1]) if latest else at)
     figure = f"{len(history.samples)} samples"
+    highest: dict[Place, int] = {}
     for sample in history.samples:
         for place, position in sample.positions.items():
+            if position < highest.get(place, 0):
+                wrong = f"{place[0]}/{place[1]} went back from {highest[place]} to {position}"
+                return Verdict(name, figure, wrong)
+            highest[place] = position
             known = furthest.get(place, [])
             if 0 < position <= len(known) and known[position - 1] > sample.at:
                 offset = next(at for at, time in enumerate(settled[place]) if time > sample.at)

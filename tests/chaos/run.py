@@ -4,6 +4,7 @@ import random
 import shutil
 import time
 import traceback
+from itertools import pairwise
 from pathlib import Path
 
 from tests.chaos.faults import Fault
@@ -24,10 +25,17 @@ def play(theatre: Theatre, fault: Fault, seed: int, histories: Path = HISTORIES)
     try:
         with theatre.scene(folder, seed) as scene:
             scene.start_sink()
+            stages = [began, time.monotonic()]
             figures = fault.act(scene, random.Random(seed))
+            stages.append(time.monotonic())
             history = scene.history()
+            stages.append(time.monotonic())
             report.verdicts = [*judge(history, scene.limits), *figures.checks]
-            report.notes = figures.notes
+            took = [after - before for before, after in pairwise(stages)]
+            report.notes = {
+                **figures.notes,
+                "seconds": "set up {:.0f}, played {:.0f}, read {:.0f}".format(*took),
+            }
             assert report.history is not None
             history.save(report.history)
     except Exception:  # noqa: BLE001 - whatever broke the scene is reported, and the next fault is played

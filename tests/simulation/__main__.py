@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from tests.simulation.plan import WEIGHTS
 from tests.simulation.run import explore, show
 
 
@@ -11,14 +12,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--seed", type=int, help="this one only")
+    parser.add_argument("--only", choices=WEIGHTS, help="let this go wrong, eight times, and nothing else")
+    parser.add_argument("--seed", type=int, help="run this one")
     parser.add_argument("--trace", action="store_true", help="with --seed: tell all that happened")
-    parser.add_argument("--job", help="with --trace: only what names this job, by number or id, and the faults")
-    parser.add_argument("--workers", type=int, default=2, help="how many processes share the seeds")
+    parser.add_argument(
+        "--job", help="with --trace: only what names this job, by number or id, and the faults"
+    )
     chosen = parser.parse_args()
     if chosen.seed is not None:
-        return show(chosen.seed, trace=chosen.trace, job=chosen.job)
-    return explore(chosen.first, chosen.seeds, chosen.workers)
+        return show(chosen.seed, chosen.only, trace=chosen.trace, job=chosen.job)
+    return explore(chosen.first, chosen.seeds, chosen.only)
 
 
 if __name__ == "__main__":

@@ -247,6 +247,9 @@ class TestRedisDown:
             rig.control.down = False
             await rig.settled()
             assert sorted(ends(rig)) == [("known", "cancelled"), ("said-meanwhile", "cancelled")]
+            rig.control.down = True
+            await rig.worker.hear()
+            assert len([one for one in caplog.records if "operators are not heard" in one.message]) == 2
 
     async def test_a_queue_that_goes_on_without_it_gives_up_without_it(self) -> None:
         ran: list[str] = []

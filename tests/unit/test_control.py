@@ -292,6 +292,13 @@ class TestCancel:
             assert row["status"] == stays
 
 
+def test_a_store_that_does_not_answer_is_as_good_as_none(caplog: pytest.LogCaptureFixture) -> None:
+    assert control._known(None, "acme", ["job-1"]) is None
+    assert not caplog.records
+    assert control._known("postgresql://nobody@127.0.0.1:1/nothing", "acme", ["job-1"]) is None
+    assert "the store was not asked about the jobs" in caplog.text
+
+
 class TestCommand:
     def run(self, *arguments: str, given: str | None = None) -> Result:
         return CliRunner().invoke(main, ["cancel", *arguments], input=given)
