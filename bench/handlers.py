@@ -32,3 +32,15 @@ async def nap(job: Job[Nap]) -> None:
     with open(os.environ["NAPS"], "a") as naps:  # noqa: ASYNC230 - one short line
         naps.write(job.id + "\n")
     await asyncio.sleep(job.payload.work_ms / 1000)
+
+
+class Pause(Payload):
+    """The input of a job that only waits."""
+
+    work_ms: int
+
+
+@handles(CRITICAL, "bench.pause", timeout=timedelta(seconds=30))
+async def pause(job: Job[Pause]) -> None:
+    """Wait."""
+    await asyncio.sleep(job.payload.work_ms / 1000)

@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 ADMIT_AHEAD = 200
 """Most deliveries that are admitted before a slot is free for them."""
 
+AHEAD_SECONDS = 0.02
+"""For how long all slots have work in what is admitted ahead, at most."""
+
 YIELD_EVERY = 25
 """After that many jobs that never waited, others get their turn: the next batch is asked for while this one runs."""
 
@@ -213,8 +216,11 @@ class Pipeline:
                 await self._wait(self.window.wakes_at())
 
     def _wanted(self) -> int:
-        """Return how many to admit: the free slots, and ahead of them as many as lately ended twice over."""
-        ahead = min(ADMIT_AHEAD, 2 * self._finished)
+        """Return how many to admit: the free slots, and ahead of them as many as lately ended twice over.
+
+        But no more than a moment's work: what is ready is not overtaken by what a quiet organization publishes.
+        """
+        ahead = min(ADMIT_AHEAD, 2 * self._finished, int(AHEAD_SECONDS / self.window.seconds_per_job))
         waiting = len(self._ready)
         if waiting > ahead // 2:
             return 0

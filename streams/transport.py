@@ -138,8 +138,8 @@ class Consumer(driver.Consumer):
         if not self.flow_active or generation != self.app.consumer_generation_id:
             # What was read now belongs to an assignment that is gone; it is read again from the position.
             return
-        for tp, batch in records.items():
-            await self._hand_in(Batch(Partition(tp.topic, tp.partition), batch))
+        for tp in sorted(records, key=lambda tp: self._worker.urgency(tp.topic)):
+            await self._hand_in(Batch(Partition(tp.topic, tp.partition), records[tp]))
 
     async def _hand_in(self, batch: Batch) -> None:
         index = cast(Any, self.app.topics)._topic_name_index

@@ -73,6 +73,11 @@ class Window:
     def full(self) -> bool:
         return self.records >= self._records_bound or self.bytes >= self._bytes_bound
 
+    @property
+    def seconds_per_job(self) -> float:
+        """Return how often a job of the queue ends while all slots have work, on average."""
+        return self._average / self._slots
+
     # -- in ---------------------------------------------------------------------------------------------
 
     def offer(self, delivery: Delivery, now: datetime) -> datetime | None:
@@ -456,7 +461,7 @@ class Window:
     def _seconds_each(self, lane: Lane) -> float:
         """Return how often a lane is served, as far as can be told: by the slots, or by what limits them."""
         shares = max(1.0, self._sharing / lane.weight)
-        return max(max(self._average / self._slots, self._pause) * shares, lane.pause)
+        return max(max(self.seconds_per_job, self._pause) * shares, lane.pause)
 
     def _returns_at(self, lane: Lane, now: datetime) -> datetime:
         """Return when the next one that steps aside comes again: each after the one before it."""

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 FLUSH = timedelta(milliseconds=100)
 HOUSEKEEPING = timedelta(seconds=1)
+AT_ONCE = 50
+"""Records that are taken before others get their turn: about a millisecond's work."""
+
 LISTENING = timedelta(milliseconds=500)
 CANCELLED_WITHIN = timedelta(seconds=3)
 """How long handlers in the loop have for cleaning up when the worker closes, once the grace is over."""
@@ -161,6 +164,18 @@ class Worker:
         offsets = self._offsets.get(partition)
         if offsets is not None:
             self.pipelines[partition.topic].take(records, offsets)
+
+    def urgency(self, topic: str) -> int:
+        """Return the priority of a topic's queue; 1 is the most urgent."""
+        return self.pipelines[topic].queue.priority
+
+    async def take_all(self, partition: Partition, records: Sequence[Record]) -> None:
+        """Take the records of a partition piece by piece, so that what is more urgent gets its turns between."""
+        offsets = self._offsets.get(partition)
+        for start in range(0, len(records), AT_ONCE):
+            if offsets is not None and self._offsets.get(partition) is offsets and not offsets.gone:
+                self.pipelines[partition.topic].take(records[start : start + AT_ONCE], offsets)
+                await asyncio.sleep(0)
 
     def positions(self) -> dict[Partition, int]:
         """Return the position of every partition on which something was settled."""

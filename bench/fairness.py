@@ -1,0 +1,215 @@
+"""Let one organization flood a queue on which twenty others publish: `python -m bench.fairness --json`.
+
+Four runs, each with a stack and a worker of its own. Quiet organizations alone, one job a second each; the same while
+another one publishes its flood, to the same topic and for some of them to the same partition; the same with the lanes
+turned off, first come, first served; and three floods with the weights 1, 2 and 4. A wait is the time from publishing
+to the start of the handler, by the lifecycle events.
+"""
+
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from confluent_kafka import Consumer, TopicPartition
+
+import devstack
+from bench.drain import worker_process
+from bench.handlers import Pause
+from schemas import files
+from schemas.codec import Codec
+from streams import topics
+from streams.client import SyncJobs
+from streams.consuming import Consumed, consumed
+from streams.publication import Publication
+from streams.queues import LIFECYCLE_TOPIC
+from streams.settings import Settings, load_settings
+
+QUIET = 20
+BATCH = 1_000
+WEIGHTS = {"one": 1, "two": 2, "four": 4}
+WARM_UP_SECONDS = 3.0
+SETTLING_SECONDS = 3.0
+"""What is left out of the shares: until every flood has filled its lane."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One completed job, by its event; instants are in seconds since the epoch."""
+
+    organization: str
+    partition: str
+    published: float
+    started: float
+    ended: float
+
+    @property
+    def wait(self) -> float:
+        return self.started - self.published
+
+
+@click.command()
+@click.option("--jobs", default=100_000, help="Size of the flood.")
+@click.option("--seconds", default=60.0, help="How long the quiet ones publish.")
+@click.option("--work-ms", default=10, help="How long a job takes.")
+@click.option("--only", type=click.Choice(["quiet", "weights"]), help="Run only a part.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line.")
+def main(jobs: int, seconds: float, work_ms: int, only: str | None, as_json: bool) -> None:
+    """Run all four and print what was seen."""
+    figures: dict[str, Any] = {"bench": "fairness", "jobs": jobs, "seconds": seconds, "work_ms": work_ms}
+    if only != "weights":
+        alone = quiet_run(0, seconds, work_ms)
+        fair = quiet_run(jobs, seconds, work_ms)
+        fifo = quiet_run(jobs, seconds, work_ms, FAIR_LANES="false")
+        same = {one.partition for one in fair if one.organization == "flood"}
+        figures |= {
+            "alone": waits(alone),
+            "beside_the_flood": waits(fair),
+            "on_its_partition": waits(one for one in fair if one.partition in same),
+            "first_come_first_served": waits(fifo),
+            "per_second": round(len(fair) / seconds),
+            "per_second_fifo": round(len(fifo) / seconds),
+        }
+        figures["p99_ratio"] = round(
+            figures["beside_the_flood"]["p99_ms"] / figures["alone"]["p99_ms"], 2
+        )
+        figures["throughput_ratio"] = round(len(fair) / len(fifo), 3)
+    if only != "quiet":
+        figures["shares"] = shares(jobs, seconds / 2, work_ms)
+    click.echo(json.dumps(figures) if as_json else "\n".join(f"{k}={v}" for k, v in figures.items()))
+
+
+def quiet_run(flood: int, seconds: float, work_ms: int, **environment: str) -> list[Run]:
+    """Return what ended while the quiet ones published, with a flood that starts as they are measured."""
+    with worker_on_a_stack(environment) as settings:
+        publishing = None
+        with SyncJobs(settings) as jobs:
+            _publish_quietly(jobs, WARM_UP_SECONDS, work_ms)
+            began = time.time()
+            if flood:
+                publishing = _begin_flood("flood", flood, work_ms)
+            _publish_quietly(jobs, seconds, work_ms)
+        ended = time.time()
+        time.sleep(0.5)
+        runs = completed(settings)
+        if publishing is not None:
+            publishing.kill()
+    return [one for one in runs if one.published >= began and one.ended <= ended]
+
+
+def shares(flood: int, seconds: float, work_ms: int) -> dict[str, float]:
+    """Return by how much the shares of three floods differ from their weights."""
+    weights = ",".join(f"{name}={weight}" for name, weight in WEIGHTS.items())
+    with worker_on_a_stack({"ORGANIZATION_WEIGHTS": weights}) as settings:
+        publishing = [_begin_flood(name, flood // 3, work_ms) for name in WEIGHTS]
+        time.sleep(SETTLING_SECONDS + seconds)
+        until = time.time()
+        runs = completed(settings)
+        for process in publishing:
+            process.kill()
+    counted = Counter(one.organization for one in runs if until - seconds <= one.ended <= until)
+    total, whole = sum(counted.values()), sum(WEIGHTS.values())
+    return {name: round(counted[name] / total / (weight / whole), 3) for name, weight in WEIGHTS.items()}
+
+
+def waits(runs: Iterator[Run] | Sequence[Run]) -> dict[str, float]:
+    """Return the quantiles of what quiet organizations waited."""
+    seen = sorted(one.wait for one in runs if one.organization.startswith("quiet"))
+    if not seen:
+        return {"jobs": 0}
+    at = {"p50_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0}
+    return {"jobs": len(seen)} | {
+        name: round(seen[min(int(len(seen) * share), len(seen) - 1)] * 1000, 1) for name, share in at.items()
+    }
+
+
+@contextmanager
+def worker_on_a_stack(environment: dict[str, str]) -> Iterator[Settings]:
+    """Start a stack and a worker on it, and end both."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        os.chmod(folder, 0o711)
+        stack = devstack.start(Path(folder) / "stack")
+        before = dict(os.environ)
+        try:
+            os.environ.update(
+                stack.environment(), HANDLER_MODULES="bench.handlers", HEALTH_PORT="0", **environment
+            )
+            settings = load_settings()
+            topics.ensure(settings)
+            with worker_process(Path(folder) / "worker.log"):
+                yield settings
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            stack.stop(clean=True)
+
+
+def _publish_quietly(jobs: SyncJobs, seconds: float, work_ms: int) -> None:
+    """Publish one job a second for each quiet organization, evenly spread."""
+    began = time.monotonic()
+    for number in range(int(seconds * QUIET)):
+        time.sleep(max(0.0, began + number / QUIET - time.monotonic()))
+        jobs.publish(Pause(work_ms=work_ms), organization_id=f"quiet-{number % QUIET}")
+
+
+def _begin_flood(organization: str, count: int, work_ms: int) -> Any:
+    process = multiprocessing.get_context("spawn").Process(target=_flood, args=(organization, count, work_ms))
+    process.start()
+    return process
+
+
+def _flood(organization: str, count: int, work_ms: int) -> None:
+    with SyncJobs(load_settings()) as jobs:
+        for start in range(0, count, BATCH):
+            size = min(BATCH, count - start)
+            jobs.publish_many([Publication(Pause(work_ms=work_ms), organization) for _ in range(size)])
+
+
+def completed(settings: Settings) -> list[Run]:
+    """Return all jobs that have completed so far."""
+    codec = Codec(files.current(files.LIFECYCLE))
+    consumer = Consumer({**settings.kafka, "group.id": "bench-fairness", "enable.auto.commit": False})
+    runs: list[Run] = []
+    try:
+        left = {
+            number: consumer.get_watermark_offsets(TopicPartition(LIFECYCLE_TOPIC, number), timeout=10)[1]
+            for number in range(settings.kafka_partitions)
+        }
+        left = {number: end for number, end in left.items() if end}
+        consumer.assign([TopicPartition(LIFECYCLE_TOPIC, number, 0) for number in left])
+        while left:
+            for record in consumed(consumer.consume(5000, 1.0)):
+                assert isinstance(record, Consumed)
+                if record.offset >= left.get(record.partition, 0) - 1:
+                    left.pop(record.partition, None)
+                event = codec.decode(record.value or b"")
+                if event["kind"] == "completed":
+                    runs.append(_run(event))
+    finally:
+        consumer.close()
+    return runs
+
+
+def _run(event: dict[str, Any]) -> Run:
+    queued: datetime = event["queuedAt"]
+    started: datetime = event["startedAt"]
+    return Run(
+        event["organizationId"],
+        event["origin"].split("/")[1],
+        queued.timestamp(),
+        started.timestamp(),
+        event["at"].timestamp(),
+    )
+
+
+if __name__ == "__main__":
+    main()
