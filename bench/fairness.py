@@ -31,7 +31,7 @@ from streams import topics
 from streams.client import SyncJobs
 from streams.consuming import Consumed, consumed
 from streams.publication import Publication
-from streams.queues import LIFECYCLE_TOPIC
+from streams.queues import LIFECYCLE_TOPIC, RETRY_DELAYS
 from streams.settings import Settings, load_settings
 
 QUIET = 20
@@ -101,6 +101,8 @@ def quiet_run(flood: int, seconds: float, work_ms: int, **environment: str) -> l
         ended = time.time()
         time.sleep(0.5)
         runs = completed(settings)
+        if os.environ.get("DEBUG_HOPS"):
+            print("queue", sum(ends(settings, "jobs.critical").values()), {t: sum(ends(settings, t).values()) for t in RETRY_DELAYS}, "ended", len(runs))
         if publishing is not None:
             publishing.kill()
     return [one for one in runs if one.published >= began and one.ended <= ended]
@@ -197,6 +199,14 @@ def completed(settings: Settings) -> list[Run]:
     finally:
         consumer.close()
     return runs
+
+
+def ends(settings, topic):
+    consumer = Consumer({**settings.kafka, "group.id": "bench-fairness"})
+    try:
+        return {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in range(settings.kafka_partitions)}
+    finally:
+        consumer.close()
 
 
 def _run(event: dict[str, Any]) -> Run:

@@ -78,6 +78,13 @@ class Window:
         """Return how often a job of the queue ends while all slots have work, on average."""
         return self._average / self._slots
 
+    def weigh(self) -> None:
+        """Look up the weights of the lanes that are served, which may have changed; called now and then."""
+        for _, _, lane in self._turns:
+            if lane.turn is not None:
+                before, lane.weight = lane.weight, self._weights(lane.organization)
+                self._sharing += lane.weight - before
+
     # -- in ---------------------------------------------------------------------------------------------
 
     def offer(self, delivery: Delivery, now: datetime) -> datetime | None:
@@ -122,17 +129,7 @@ class Window:
         self._release(now)
         taken: list[Delivery] = []
         turns, estimates = self._turns, self._estimates
-        while turns and len(taken) < limit and self._held_until is None:
-            turn = turns[0]
-            lane = turn[2]
-            if lane.turn is not turn:
-                heapq.heappop(turns)
-                continue
-            if lane.used > turn[0]:
-                # What it ran took longer than was charged.
-                lane.turn = lane.used, next(_sequence), lane
-                heapq.heapreplace(turns, lane.turn)
-                continue
+        while len(taken) < limit and self._held_until is None and (lane := self._top()) is not None:
             if lane.used > self._time:
                 self._time = lane.used
             item = lane.pop()
@@ -249,7 +246,7 @@ class Window:
     def has_next(self, now: datetime) -> bool:
         """Return whether `next` would take anything."""
         self._release(now)
-        return self._held_until is None and any(turn[2].turn is turn for turn in self._turns)
+        return self._held_until is None and self._top() is not None
 
     # -- elsewhere --------------------------------------------------------------------------------------
 
@@ -377,12 +374,29 @@ class Window:
             del self._lines[line.name]
             line.until = None
 
+    def _top(self) -> Lane | None:
+        """Return the lane that is next, after putting those in their places that have used more than was charged."""
+        turns = self._turns
+        while turns:
+            turn = turns[0]
+            lane = turn[2]
+            if lane.turn is not turn:
+                heapq.heappop(turns)
+            elif lane.used > turn[0]:
+                lane.turn = lane.used, next(_sequence), lane
+                heapq.heapreplace(turns, lane.turn)
+            else:
+                return lane
+        return None
+
     def _enter(self, lane: Lane) -> None:
         """Let a lane be served that has something to take and is not held."""
         if lane.until is not None or not lane.levels:
             return
         lane.weight = self._weights(lane.organization)
-        lane.used = max(lane.used, self._time)
+        top = self._top()
+        # A moment less than the lane that has used least, so that it is served before that one.
+        lane.used = max(lane.used, self._time, top.used - 1 if top is not None else 0)
         lane.turn = lane.used, next(_sequence), lane
         heapq.heappush(self._turns, lane.turn)
         self._sharing += lane.weight

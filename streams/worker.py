@@ -311,6 +311,8 @@ class Worker:
         process = psutil.Process()
         while True:
             self._settlement.memory_bytes = process.memory_info().rss
+            for pipeline in self.pipelines.values():
+                pipeline.window.weigh()
             if any(codec.missing for codec in self._codecs.values()):
                 await asyncio.to_thread(self._refresh)
             await asyncio.sleep(HOUSEKEEPING.total_seconds())
