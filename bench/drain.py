@@ -75,12 +75,12 @@ def drain(settings: Settings, size: int, log: Path) -> dict[str, object]:
         with worker_process(log) as worker:
             process = psutil.Process(worker.pid)
             first = _await(lambda: written() - before, 1, worker)
-            began, cpu_before = time.monotonic(), _cpu(process)
+            began, cpu_before = time.monotonic(), cpu_seconds(process)
             peak = 0
             for goal in (*range(first + BATCH, size, BATCH), size):
                 _await(lambda: written() - before, goal, worker)
                 peak = max(peak, process.memory_info().rss)
-            seconds, cpu = time.monotonic() - began, _cpu(process) - cpu_before
+            seconds, cpu = time.monotonic() - began, cpu_seconds(process) - cpu_before
     measured = size - first
     return {
         "bench": "drain",
@@ -133,7 +133,8 @@ def _await(done: Callable[[], int], wanted: int, worker: "subprocess.Popen[bytes
     return count
 
 
-def _cpu(process: psutil.Process) -> float:
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time that a process has used, all threads together."""
     times = process.cpu_times()
     return float(times.user + times.system)
 

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 from confluent_kafka import Consumer, TopicPartition
 
 import devstack
-from bench.drain import worker_process
+from bench.drain import cpu_seconds, worker_process
 from bench.handlers import Pause
 from schemas import files
 from schemas.codec import Codec
@@ -31,7 +32,7 @@ from streams import topics
 from streams.client import SyncJobs
 from streams.consuming import Consumed, consumed
 from streams.publication import Publication
-from streams.queues import LIFECYCLE_TOPIC, RETRY_DELAYS
+from streams.queues import CRITICAL, LIFECYCLE_TOPIC, RETRY_DELAYS
 from streams.settings import Settings, load_settings
 
 QUIET = 20
@@ -57,6 +58,17 @@ class Run:
         return self.started - self.published
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What was seen while quiet organizations published."""
+
+    runs: list[Run]
+    cpu_seconds: float
+    """Of the worker."""
+    records: int
+    """Written to the queue and to retry topics, by publishers, the worker and its forwarder."""
+
+
 @click.command()
 @click.option("--jobs", default=100_000, help="Size of the flood.")
 @click.option("--seconds", default=60.0, help="How long the quiet ones publish.")
@@ -70,48 +82,48 @@ def main(jobs: int, seconds: float, work_ms: int, only: str | None, as_json: boo
         alone = quiet_run(0, seconds, work_ms)
         fair = quiet_run(jobs, seconds, work_ms)
         fifo = quiet_run(jobs, seconds, work_ms, FAIR_LANES="false")
-        same = {one.partition for one in fair if one.organization == "flood"}
+        same = {one.partition for one in fair.runs if one.organization == "flood"}
         figures |= {
-            "alone": waits(alone),
-            "beside_the_flood": waits(fair),
-            "on_its_partition": waits(one for one in fair if one.partition in same),
-            "first_come_first_served": waits(fifo),
-            "per_second": round(len(fair) / seconds),
-            "per_second_fifo": round(len(fifo) / seconds),
+            "alone": waits(alone.runs),
+            "beside_the_flood": waits(fair.runs),
+            "on_its_partition": waits([one for one in fair.runs if one.partition in same]),
+            "first_come_first_served": waits(fifo.runs),
+            "per_second": round(len(fair.runs) / seconds),
+            "per_second_fifo": round(len(fifo.runs) / seconds),
+            "worker_cpus": round(fair.cpu_seconds / seconds, 2),
+            "worker_cpus_fifo": round(fifo.cpu_seconds / seconds, 2),
+            "records_per_job": round(fair.records / jobs, 2),
         }
-        figures["p99_ratio"] = round(
-            figures["beside_the_flood"]["p99_ms"] / figures["alone"]["p99_ms"], 2
-        )
-        figures["throughput_ratio"] = round(len(fair) / len(fifo), 3)
+        figures["p99_ratio"] = round(figures["beside_the_flood"]["p99_ms"] / figures["alone"]["p99_ms"], 2)
+        figures["throughput_ratio"] = round(len(fair.runs) / len(fifo.runs), 3)
     if only != "quiet":
         figures["shares"] = shares(jobs, seconds / 2, work_ms)
     click.echo(json.dumps(figures) if as_json else "\n".join(f"{k}={v}" for k, v in figures.items()))
 
 
-def quiet_run(flood: int, seconds: float, work_ms: int, **environment: str) -> list[Run]:
+def quiet_run(flood: int, seconds: float, work_ms: int, **environment: str) -> Seen:
     """Return what ended while the quiet ones published, with a flood that starts as they are measured."""
-    with worker_on_a_stack(environment) as settings:
+    with worker_on_a_stack(environment) as (settings, worker):
         publishing = None
         with SyncJobs(settings) as jobs:
             _publish_quietly(jobs, WARM_UP_SECONDS, work_ms)
-            began = time.time()
+            began, cpu_before = time.time(), cpu_seconds(worker)
             if flood:
                 publishing = _begin_flood("flood", flood, work_ms)
             _publish_quietly(jobs, seconds, work_ms)
-        ended = time.time()
+        ended, cpu = time.time(), cpu_seconds(worker) - cpu_before
         time.sleep(0.5)
         runs = completed(settings)
-        if os.environ.get("DEBUG_HOPS"):
-            print("queue", sum(ends(settings, "jobs.critical").values()), {t: sum(ends(settings, t).values()) for t in RETRY_DELAYS}, "ended", len(runs))
+        hops = records_written(settings)
         if publishing is not None:
             publishing.kill()
-    return [one for one in runs if one.published >= began and one.ended <= ended]
+    return Seen([one for one in runs if one.published >= began and one.ended <= ended], cpu, hops)
 
 
 def shares(flood: int, seconds: float, work_ms: int) -> dict[str, float]:
     """Return by how much the shares of three floods differ from their weights."""
     weights = ",".join(f"{name}={weight}" for name, weight in WEIGHTS.items())
-    with worker_on_a_stack({"ORGANIZATION_WEIGHTS": weights}) as settings:
+    with worker_on_a_stack({"ORGANIZATION_WEIGHTS": weights}) as (settings, _):
         publishing = [_begin_flood(name, flood // 3, work_ms) for name in WEIGHTS]
         time.sleep(SETTLING_SECONDS + seconds)
         until = time.time()
@@ -123,7 +135,7 @@ def shares(flood: int, seconds: float, work_ms: int) -> dict[str, float]:
     return {name: round(counted[name] / total / (weight / whole), 3) for name, weight in WEIGHTS.items()}
 
 
-def waits(runs: Iterator[Run] | Sequence[Run]) -> dict[str, float]:
+def waits(runs: Sequence[Run]) -> dict[str, float]:
     """Return the quantiles of what quiet organizations waited."""
     seen = sorted(one.wait for one in runs if one.organization.startswith("quiet"))
     if not seen:
@@ -135,7 +147,7 @@ def waits(runs: Iterator[Run] | Sequence[Run]) -> dict[str, float]:
 
 
 @contextmanager
-def worker_on_a_stack(environment: dict[str, str]) -> Iterator[Settings]:
+def worker_on_a_stack(environment: dict[str, str]) -> Iterator[tuple[Settings, psutil.Process]]:
     """Start a stack and a worker on it, and end both."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         os.chmod(folder, 0o711)
@@ -147,8 +159,8 @@ def worker_on_a_stack(environment: dict[str, str]) -> Iterator[Settings]:
             )
             settings = load_settings()
             topics.ensure(settings)
-            with worker_process(Path(folder) / "worker.log"):
-                yield settings
+            with worker_process(Path(folder) / "worker.log") as worker:
+                yield settings, psutil.Process(worker.pid)
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -201,10 +213,15 @@ def completed(settings: Settings) -> list[Run]:
     return runs
 
 
-def ends(settings, topic):
+def records_written(settings: Settings) -> int:
+    """Return how many records were written to the queue and to the retry topics."""
     consumer = Consumer({**settings.kafka, "group.id": "bench-fairness"})
     try:
-        return {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in range(settings.kafka_partitions)}
+        return sum(
+            consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1]
+            for topic in (CRITICAL.topic, *RETRY_DELAYS)
+            for number in range(settings.kafka_partitions)
+        )
     finally:
         consumer.close()
 

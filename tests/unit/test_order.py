@@ -9,6 +9,7 @@ import pytest
 from streams.errors import Poison, Transient
 from streams.jobs import Job
 from streams.queues import CRITICAL, WEBHOOKS
+from streams.worker import Partition
 from tests.rig import Alert, Do, Rig, eventually, handle
 
 pytestmark = pytest.mark.usefixtures("no_handlers")
@@ -162,14 +163,8 @@ async def test_another_worker_knows_what_waits_ahead() -> None:
             assert runs == [0]
             second.clock.ahead += 11 * SECOND
             second.put_again(carried)
-            await eventually(lambda: second.position() == second._next[_webhooks()])
+            await eventually(lambda: second.position() == second._next[Partition(WEBHOOKS.topic, 0)])
     assert runs == [0, 0, 1, 2]
-
-
-def _webhooks() -> object:
-    from streams.worker import Partition
-
-    return Partition(WEBHOOKS.topic, 0)
 
 
 async def test_what_waits_behind_a_blocked_key_does_not_stop_its_partition() -> None:
