@@ -421,13 +421,17 @@ def back_to_normal(history: History, limits: Limits) -> Verdict:
         return Verdict(name, figure, f"draining took longer than {limits.drain_seconds:g} s")
     if not before:
         return Verdict(name, figure)
-    wanted = median(before) / 2
+    # What caught up with a backlog was quicker than what came in, and need not be again.
+    times = sorted(one.at for one in history.published)
+    came = len(times) / max(times[-1] - times[0], 1.0)
+    rate = min(median(before), came)
+    wanted = rate / 2
     quick = [second for second, count in ends.items() if second >= int(history.healed_at) and count >= wanted]
     recovered = max(min(quick, default=float("inf")) - history.healed_at, 0.0)
-    figure = f"{median(before):.0f}/s again in {recovered:.1f} s, {figure}"
+    figure = f"{rate:.0f}/s again in {recovered:.1f} s, {figure}"
     if recovered > limits.recovery_seconds and _work_was_left(history):
         return Verdict(
-            name, figure, f"half of {median(before):.0f} ends/s took more than {limits.recovery_seconds:g} s"
+            name, figure, f"half of {rate:.0f} ends/s took more than {limits.recovery_seconds:g} s"
         )
     return Verdict(name, figure)
 
