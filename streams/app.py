@@ -168,7 +168,9 @@ def _agent(app: App) -> Any:
     async def take(batches: StreamT[Any]) -> None:
         async for batch in batches:
             assert isinstance(batch, Batch)
-            app.worker.take(batch.partition, batch.records)
+            # One that waited here through a rebalance is read again.
+            if app.worker.offsets(batch.partition) is batch.offsets:
+                app.worker.take(batch.partition, batch.records)
             batch.taken.set()
 
     return take

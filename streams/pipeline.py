@@ -26,6 +26,7 @@ from ratelimit import (
     Run,
 )
 from schemas.codec import Codec, NotAvro, UnknownSchema
+from streams.breaker import Breakers
 from streams.cancellation import Cancellations, Unbegun
 from streams.delivery import Delivery, Record, read
 from streams.errors import InvalidRecord
@@ -33,7 +34,7 @@ from streams.execution import Execution, failed, judge
 from streams.jobs import Job
 from streams.lifecycle import Lifecycle
 from streams.offsets import PartitionOffsets
-from streams.outcome import Attempt, Cancelled, DeadLetter, Failure, Outcome
+from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
 from streams.queues import SHORTEST_DELAY, Queue
 from streams.settle import Settlement
 from streams.window import Window
@@ -124,6 +125,7 @@ class Pipeline:
         self._changed = asyncio.Event()
         self._taking = True
         self._limits = _limits(queue)
+        self._breakers = Breakers()
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -179,7 +181,9 @@ class Pipeline:
                 await self._wait(None)
             elif candidates := self.window.next(wanted, self._clock()):
                 heard = self._cancellations.heard
-                await self._ask(candidates)
+                if self._breakers.open:
+                    candidates = [one for one in candidates if not self._steps_aside(one)]
+                await (self._ask(candidates) if candidates else asyncio.sleep(0))
                 if self._cancellations.heard != heard:
                     self.cancel()
             else:
@@ -203,6 +207,15 @@ class Pipeline:
             return
         self._wake.clear()
 
+    def _steps_aside(self, delivery: Delivery) -> bool:
+        """Return whether a delivery does not run because of an outage, and has been put off."""
+        snoozed = self._breakers.aside(delivery, self._clock(), random.random())
+        if snoozed is None:
+            return False
+        self._settlement.finish(delivery, snoozed, Attempt(), None)
+        self.rounds += 1
+        return True
+
     async def _ask(self, batch: Sequence[Delivery]) -> None:
         candidates = [
             Candidate(one.identity, one.fence(), self._limits(one), one.handler.cost) for one in batch
@@ -214,7 +227,7 @@ class Pipeline:
         except AdmissionUnavailable as error:
             if self.queue.on_redis_down == "closed" or not self._taking:
                 log.warning("%s waits for Redis: %s", self.queue.name, error)
-                self.window.put_back(batch)
+                self.window.put_back([one for one in batch if not one.offsets.gone])
                 self.window.hold_all(self._clock() + REDIS_RETRY)
                 return
             log.warning("%s goes on without leases or limits: %s", self.queue.name, error)
@@ -238,6 +251,7 @@ class Pipeline:
                     running = self._leased[delivery] = Running(delivery)
                     self._ready.append(running)
                 case Duplicate():
+                    self._breakers.release(delivery)
                     self._settlement.drop(delivery)
                 case _ if delivery.offsets.gone:
                     continue
@@ -253,6 +267,7 @@ class Pipeline:
         self._filled.set()
 
     def _await_lease(self, delivery: Delivery, now: datetime, retry_after: timedelta) -> None:
+        self._breakers.release(delivery)
         delivery.waits += 1
         if delivery.waits <= LEASED_WAITS and delivery.not_before is None:
             self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
@@ -302,6 +317,8 @@ class Pipeline:
 
     async def _attempt(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
+        if self._breakers.open and self._steps_aside(delivery):
+            return
         started_at = running.started_at = self._clock()
         running.call = call
         if delivery.crashes >= CRASH_LIMIT:
@@ -321,6 +338,12 @@ class Pipeline:
                 report=running.report,
             )
             outcome, attempt = await self._execution.run(delivery, job, call)
+            if type(outcome) is Completed:
+                if delivery.handler.job_type in self._breakers.failing:
+                    self._breakers.succeeded(delivery, started_at, self._clock())
+            elif outcome is not None:
+                now, jitter = self._clock(), random.random()
+                outcome = self._breakers.failed(delivery, outcome, attempt.error, now, jitter)
         if outcome is None:
             self.ask_again(delivery)
             return

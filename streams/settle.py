@@ -101,7 +101,9 @@ class Settlement:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
-        mark = Mark(delivery.identity, delivery.token, end)
+        # What stepped aside before it was admitted has nothing to tell the ledger: the fence of its snooze will.
+        unasked = started_at is None and not delivery.token and not isinstance(outcome, Cancelled)
+        mark = None if unasked else Mark(delivery.identity, delivery.token, end)
         self._add(Ended(messages, delivery.offsets, delivery.offset, mark, delivery))
 
     def _route(

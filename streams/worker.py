@@ -139,11 +139,16 @@ class Worker:
 
     # -- records in, positions out ----------------------------------------------------------------------
 
+    def offsets(self, partition: Partition) -> PartitionOffsets | None:
+        """Return what is known of a partition under its present assignment, None while it is nobody's or another's."""
+        return self._offsets.get(partition)
+
     def has_room(self, partition: Partition) -> bool:
         """Return whether records of a partition may be handed in: its queue's window and its span have room."""
         offsets = self._offsets.get(partition)
         return (
             offsets is not None
+            and not offsets.gone
             and offsets.span < self._settings.window_span
             and not self.pipelines[partition.topic].window.full
         )
@@ -151,7 +156,7 @@ class Worker:
     def take(self, partition: Partition, records: Iterable[Record]) -> None:
         """Take the records of a partition, in the order of their offsets."""
         offsets = self._offsets.get(partition)
-        if offsets is not None:
+        if offsets is not None and not offsets.gone:
             self.pipelines[partition.topic].take(records, offsets)
 
     def positions(self) -> dict[Partition, int]:
