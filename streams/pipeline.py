@@ -37,6 +37,7 @@ from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
 from streams.queues import SHORTEST_DELAY, Queue
 from streams.settle import Settlement
+from streams.unledgered import Unledgered
 from streams.window import Window
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,8 @@ class Pipeline:
         self._taking = True
         self._limits = _limits(queue)
         self._breakers = Breakers()
+        self._unledgered = Unledgered()
+        self._ledger_is_away = False
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -226,16 +229,25 @@ class Pipeline:
             answers: Sequence[Answer] = await self._admission.admit(candidates)
         except AdmissionUnavailable as error:
             if self.queue.on_redis_down == "closed" or not self._taking:
-                log.warning("%s waits for Redis: %s", self.queue.name, error)
+                self._note_ledger(f"waits for Redis: {error}")
                 self.window.put_back([one for one in batch if not one.offsets.gone])
                 self.window.hold_all(self._clock() + REDIS_RETRY)
                 return
-            log.warning("%s goes on without leases or limits: %s", self.queue.name, error)
-            answers, leased_until = [Run("", 0)] * len(batch), math.inf
+            self._note_ledger(f"goes on without leases or limits: {error}")
+            running = {one.identity for one in self._leased}
+            answers, leased_until = self._unledgered.admit(batch, running, LEASED_RETRY), math.inf
+        else:
+            self._note_ledger("")
         finally:
             self._asking = False
             self.rounds += 1
         self._sort(batch, answers, leased_until)
+
+    def _note_ledger(self, trouble: str) -> None:
+        """Say once that the ledger is away, and once that it is back."""
+        if bool(trouble) != self._ledger_is_away:
+            self._ledger_is_away = bool(trouble)
+            log.warning("%s %s", self.queue.name, trouble or "has its ledger back")
 
     def _sort(self, batch: Sequence[Delivery], answers: Sequence[Answer], leased_until: float) -> None:
         now = self._clock()
@@ -246,6 +258,7 @@ class Pipeline:
                     delivery.token, delivery.crashes = token, crashes
                     delivery.leased_until = leased_until
                     if delivery.offsets.gone:
+                        self._breakers.release(delivery)
                         self._settlement.give_back(delivery)
                         continue
                     running = self._leased[delivery] = Running(delivery)
@@ -451,11 +464,14 @@ class Pipeline:
         ]
         for delivery in unstarted:
             del self._leased[delivery]
+            self._breakers.release(delivery)
         return [mark for mark in map(self._settlement.release, unstarted) if mark is not None]
 
     def part(self) -> None:
         """Let what still runs go on without its partition, to be found again should that come back."""
-        self._orphans = {(one.offsets.partition, one.offset): running for one, running in self._leased.items()}
+        self._orphans = {
+            (one.offsets.partition, one.offset): running for one, running in self._leased.items()
+        }
 
     @property
     def could_go_on(self) -> bool:

@@ -292,7 +292,9 @@ class Settlement:
         becomes of those jobs; told here, their ends would be told twice.
         """
         now = time.monotonic()
-        doubtful = {id(one): one.delivery for one in batch if one.delivery and one.delivery.leased_until < now}
+        doubtful = {
+            id(one): one.delivery for one in batch if one.delivery and one.delivery.leased_until < now
+        }
         if not doubtful:
             return batch
         try:
@@ -314,11 +316,10 @@ class Settlement:
         except AdmissionUnavailable as error:
             # Until the ledger has it, a redelivery would run again: positions wait for Redis, too. Other queues,
             # and what the broker must be told, do not.
-            waiting = [
-                one for one in batch if one.delivery and one.delivery.queue.on_redis_down == "closed"
-            ]
+            waiting = [one for one in batch if one.delivery and one.delivery.queue.on_redis_down == "closed"]
             if waiting:
-                log.warning("%d outcomes wait for the ledger: %s", len(waiting), error)
+                if not self._unmarked:
+                    log.warning("outcomes wait for the ledger: %s", error)
                 asyncio.get_running_loop().call_later(LEDGER_RETRY.total_seconds(), self._wake.set)
             return waiting
         for ended, held in zip(batch, kept, strict=True):
