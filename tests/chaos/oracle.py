@@ -15,7 +15,7 @@ from tests.chaos.history import Carried, Execution, History, Incident, Place, To
 from tracking.states import FINAL, MOVES, Status
 
 SETTLE_SECONDS = 0.5
-"""What ended so shortly before its worker died may not be settled yet, and run again."""
+"""What was told so shortly before its worker died may not be settled yet, and run again."""
 
 WARM_SECONDS = 5.0
 """A worker that has just started imports, connects and fills its caches."""
@@ -159,22 +159,39 @@ def _retried(history: History, earlier: Execution, later: Execution) -> bool:
 
 def _interrupted(history: History, earlier: Execution, later: Execution) -> bool:
     return any(
-        incident.begin <= later.started and _in_flight_at(earlier, incident) for incident in history.incidents
+        incident.begin <= later.started and _in_flight_at(history, earlier, incident)
+        for incident in history.incidents
     )
 
 
-def _in_flight_at(run: Execution, incident: Incident) -> bool:
+def _in_flight_at(history: History, run: Execution, incident: Incident) -> bool:
     """Return whether an incident may make a run happen again."""
     if not incident.repeats or incident.pid not in (None, run.pid) or run.started > incident.end:
         return False
     if incident.what == "left":
         # What ends while its worker leaves is settled; what does not is handed on.
         return run.ended is None or (run.how == "cancelled" and run.ended >= incident.begin)
-    return run.ended is None or run.ended >= incident.begin - SETTLE_SECONDS
+    return _told_at(history, run) >= incident.begin - SETTLE_SECONDS
+
+
+def _told_at(history: History, run: Execution) -> float:
+    """Return when its worker told what came of a run; never, when it did not."""
+    if run.ended is None:
+        return float("inf")
+    return min(
+        (
+            event.written
+            for event in history.events.get(run.job_id, [])
+            if event.kind not in ("queued", "started", "progressed")
+            and event.worker.endswith(f"-{run.pid}")
+            and event.written >= run.ended - 0.01
+        ),
+        default=float("inf"),
+    )
 
 
 def _in_flight(history: History, incident: Incident) -> int:
-    return sum(_in_flight_at(run, incident) for run in history.executions)
+    return sum(_in_flight_at(history, run, incident) for run in history.executions)
 
 
 def one_at_a_time(history: History) -> Verdict:
@@ -188,7 +205,7 @@ def one_at_a_time(history: History) -> Verdict:
             for later in runs[index + 1 :]:
                 if later.started >= over:
                     continue
-                if any(_may_overlap(incident, run, later) for incident in history.incidents):
+                if any(_may_overlap(history, incident, run, later) for incident in history.incidents):
                     excused += 1
                 else:
                     overlaps.append((job_id, run, later))
@@ -218,9 +235,9 @@ def _over_at(history: History, run: Execution) -> float:
     return min([*deaths, *told], default=float("inf"))
 
 
-def _may_overlap(incident: Incident, run: Execution, later: Execution) -> bool:
+def _may_overlap(history: History, incident: Incident, run: Execution, later: Execution) -> bool:
     alive = incident.what == "frozen" or incident.pid is None
-    return alive and incident.begin <= later.started and _in_flight_at(run, incident)
+    return alive and incident.begin <= later.started and _in_flight_at(history, run, incident)
 
 
 # -- positions -------------------------------------------------------------------------------------------
@@ -359,7 +376,7 @@ def _legal(before: Status, after: Status) -> bool:
 def _told_again(history: History, event: Told) -> bool:
     """Return whether an incident explains that an event comes after its like: its run was in flight then."""
     return any(
-        incident.begin <= event.written + 0.01 and _in_flight_at(run, incident)
+        incident.begin <= event.written + 0.01 and _in_flight_at(history, run, incident)
         for run in history.runs.get(event.job_id, [])
         for incident in history.incidents
     )

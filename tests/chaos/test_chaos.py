@@ -56,6 +56,7 @@ def report_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
     yield wait_for
     playing.terminate()
     playing.wait(60)
+    playing.stdout.close()
 
 
 @pytest.mark.parametrize("name", SUBSET)
