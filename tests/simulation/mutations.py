@@ -165,7 +165,7 @@ async def ignores_the_fence(self: ModelAdmission, candidates: Sequence[Candidate
 _admit_in_redis = Redis.admit
 
 
-@mutation(Redis, "admit", "ran on")
+@mutation(Redis, "admit", "ran on|ran to its end")
 async def ignores_leases(
     self: Redis, candidates: Sequence[Candidate], process: Process, doubted: set[str]
 ) -> list[Answer]:
