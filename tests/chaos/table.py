@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.oracle import Verdict
+from tests.chaos.verdict import Verdict
 
 
 @dataclass

@@ -17,7 +17,8 @@ from tests.chaos.history import (
     Sample,
     Told,
 )
-from tests.chaos.oracle import INVARIANTS, Limits, Verdict, judge
+from tests.chaos.oracle import Limits, judge
+from tests.chaos.verdict import Verdict
 
 TOPIC = "jobs.webhooks"
 ROW = json.dumps({"job_id": "a", "status": "completed"})
@@ -87,7 +88,6 @@ def objections(history: History) -> dict[str, Verdict]:
 
 def test_a_healthy_history_holds_in_every_respect() -> None:
     assert objections(healthy()) == {}
-    assert len(judge(healthy(), Limits())) == len(list(INVARIANTS))
 
 
 def lost(history: History) -> None:
