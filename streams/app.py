@@ -168,7 +168,7 @@ def _agent(app: App) -> Any:
     async def take(batches: StreamT[Any]) -> None:
         async for batch in batches:
             assert isinstance(batch, Batch)
-            await app.worker.take_all(batch.partition, batch.records)
+            await app.worker.take_all(batch.partition, batch.records, batch.offsets)
             batch.taken.set()
 
     return take

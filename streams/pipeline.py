@@ -26,6 +26,7 @@ from ratelimit import (
     Run,
 )
 from schemas.codec import Codec, NotAvro, UnknownSchema
+from streams.breaker import Breakers
 from streams.cancellation import Cancellations, Unbegun
 from streams.delivery import Delivery, Record, read
 from streams.errors import InvalidRecord
@@ -33,9 +34,10 @@ from streams.execution import Execution, failed, judge
 from streams.jobs import Job
 from streams.lifecycle import Lifecycle
 from streams.offsets import PartitionOffsets
-from streams.outcome import Attempt, Cancelled, DeadLetter, Failure, Outcome
+from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
 from streams.queues import SHORTEST_DELAY, Queue
 from streams.settle import Settlement
+from streams.unledgered import Unledgered
 from streams.window import Window
 
 log = logging.getLogger(__name__)
@@ -134,6 +136,9 @@ class Pipeline:
         self._changed = asyncio.Event()
         self._taking = True
         self._limits = _limits(queue)
+        self._breakers = Breakers()
+        self._unledgered = Unledgered()
+        self._ledger_is_away = False
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -209,7 +214,9 @@ class Pipeline:
                 await self._wait(None)
             elif candidates := self.window.next(wanted, self._clock()):
                 heard = self._cancellations.heard
-                await self._ask(candidates)
+                if self._breakers.open:
+                    candidates = [one for one in candidates if not self._steps_aside(one)]
+                await (self._ask(candidates) if candidates else asyncio.sleep(0))
                 if self._cancellations.heard != heard:
                     self.cancel()
             else:
@@ -236,6 +243,16 @@ class Pipeline:
             return
         self._wake.clear()
 
+    def _steps_aside(self, delivery: Delivery) -> bool:
+        """Return whether a delivery does not run because of an outage, and has been put off."""
+        snoozed = self._breakers.aside(delivery, self._clock(), random.random())
+        if snoozed is None:
+            return False
+        self.window.refund(delivery)
+        self._settlement.finish(delivery, snoozed, Attempt(), None)
+        self.rounds += 1
+        return True
+
     async def _ask(self, batch: Sequence[Delivery]) -> None:
         leased_until = time.monotonic() + self._lease.total_seconds()
         self._asking = True
@@ -247,12 +264,15 @@ class Pipeline:
             answers: Sequence[Answer] = await self._admission.admit(candidates)
         except AdmissionUnavailable as error:
             if self.queue.on_redis_down == "closed" or not self._taking:
-                log.warning("%s waits for Redis: %s", self.queue.name, error)
-                self.window.put_back(batch)
+                self._note_ledger(f"waits for Redis: {error}")
+                self.window.put_back([one for one in batch if not one.offsets.gone])
                 self.window.hold_all(self._clock() + REDIS_RETRY)
                 return
-            log.warning("%s goes on without leases or limits: %s", self.queue.name, error)
-            answers, leased_until = [Run("", 0)] * len(batch), math.inf
+            self._note_ledger(f"goes on without leases or limits: {error}")
+            running = {one.identity for one in self._leased}
+            answers, leased_until = self._unledgered.admit(batch, running, LEASED_RETRY), math.inf
+        else:
+            self._note_ledger("")
         finally:
             self._asking = False
             self.rounds += 1
@@ -278,6 +298,12 @@ class Pipeline:
         self.window.refund(delivery)
         self.window.released(delivery)
 
+    def _note_ledger(self, trouble: str) -> None:
+        """Say once that the ledger is away, and once that it is back."""
+        if bool(trouble) != self._ledger_is_away:
+            self._ledger_is_away = bool(trouble)
+            log.warning("%s %s", self.queue.name, trouble or "has its ledger back")
+
     def _sort(self, batch: Sequence[Delivery], answers: Sequence[Answer], leased_until: float) -> None:
         now = self._clock()
         limited: list[Delivery] = []
@@ -287,6 +313,7 @@ class Pipeline:
                     delivery.token, delivery.crashes = token, crashes
                     delivery.leased_until = leased_until
                     if delivery.offsets.gone:
+                        self._breakers.release(delivery)
                         self._settlement.give_back(delivery)
                         self._let_go(delivery)
                         continue
@@ -294,6 +321,7 @@ class Pipeline:
                     self._ready.append(running)
                 case Duplicate():
                     self.window.refund(delivery)
+                    self._breakers.release(delivery)
                     self._settlement.drop(delivery)
                 case _ if delivery.offsets.gone:
                     self._let_go(delivery)
@@ -309,6 +337,7 @@ class Pipeline:
         self._filled.set()
 
     def _await_lease(self, delivery: Delivery, now: datetime, retry_after: timedelta) -> None:
+        self._breakers.release(delivery)
         delivery.waits += 1
         if delivery.waits <= LEASED_WAITS and delivery.not_before is None:
             self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
@@ -361,6 +390,14 @@ class Pipeline:
 
     async def _attempt(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
+        if delivery.leased_until < time.monotonic():
+            # The worker stood still after it was admitted: another one may have taken it over.
+            self._breakers.release(delivery)
+            self._settlement.give_back(delivery)
+            self.ask_again(delivery)
+            return
+        if self._breakers.open and self._steps_aside(delivery):
+            return
         started_at = running.started_at = self._clock()
         running.call = call
         if delivery.crashes >= CRASH_LIMIT:
@@ -380,6 +417,12 @@ class Pipeline:
                 report=running.report,
             )
             outcome, attempt = await self._execution.run(delivery, job, call)
+            if type(outcome) is Completed:
+                if delivery.handler.job_type in self._breakers.failing:
+                    self._breakers.succeeded(delivery, started_at, self._clock())
+            elif outcome is not None:
+                now, jitter = self._clock(), random.random()
+                outcome = self._breakers.failed(delivery, outcome, attempt.error, now, jitter)
         if outcome is None:
             self.ask_again(delivery)
             return
@@ -492,6 +535,7 @@ class Pipeline:
         for delivery in unstarted:
             del self._leased[delivery]
             self.window.refund(delivery)
+            self._breakers.release(delivery)
         self.window.part(self._leased)
         return [mark for mark in map(self._settlement.release, unstarted) if mark is not None]
 

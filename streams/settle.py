@@ -109,7 +109,9 @@ class Settlement:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
-        mark = Mark(delivery.identity, delivery.token, end)
+        # What stepped aside before it was admitted has nothing to tell the ledger: the fence of its snooze will.
+        unasked = started_at is None and not delivery.token and not isinstance(outcome, Cancelled)
+        mark = None if unasked else Mark(delivery.identity, delivery.token, end)
         ended = Ended(messages, delivery.offsets, delivery.offset, mark, delivery)
         if delivery.ordering_key is not None:
             ended.ordered = delivery
@@ -354,7 +356,8 @@ class Settlement:
                 if (delivery := one.delivery or one.ordered) and delivery.queue.on_redis_down == "closed"
             ]
             if waiting:
-                log.warning("%d outcomes wait for the ledger: %s", len(waiting), error)
+                if not self._unmarked:
+                    log.warning("outcomes wait for the ledger: %s", error)
                 asyncio.get_running_loop().call_later(LEDGER_RETRY.total_seconds(), self._wake.set)
             return waiting
         for ended, held in zip(marked, kept, strict=True):

@@ -150,11 +150,16 @@ class Worker:
 
     # -- records in, positions out ----------------------------------------------------------------------
 
+    def offsets(self, partition: Partition) -> PartitionOffsets | None:
+        """Return what is known of a partition under its present assignment, None while it is nobody's or another's."""
+        return self._offsets.get(partition)
+
     def has_room(self, partition: Partition) -> bool:
         """Return whether records of a partition may be handed in: its queue's window and its span have room."""
         offsets = self._offsets.get(partition)
         return (
             offsets is not None
+            and not offsets.gone
             and offsets.span < self._settings.window_span
             and not self.pipelines[partition.topic].window.full
         )
@@ -162,20 +167,25 @@ class Worker:
     def take(self, partition: Partition, records: Iterable[Record]) -> None:
         """Take the records of a partition, in the order of their offsets."""
         offsets = self._offsets.get(partition)
-        if offsets is not None:
+        if offsets is not None and not offsets.gone:
             self.pipelines[partition.topic].take(records, offsets)
 
     def urgency(self, topic: str) -> int:
         """Return the priority of a topic's queue; 1 is the most urgent."""
         return self.pipelines[topic].queue.priority
 
-    async def take_all(self, partition: Partition, records: Sequence[Record]) -> None:
-        """Take the records of a partition piece by piece, so that what is more urgent gets its turns between."""
-        offsets = self._offsets.get(partition)
+    async def take_all(
+        self, partition: Partition, records: Sequence[Record], offsets: PartitionOffsets
+    ) -> None:
+        """Take the records of a partition piece by piece, so that what is more urgent gets its turns between.
+
+        `offsets` are those it had when they were read: after a rebalance they are read again.
+        """
         for start in range(0, len(records), AT_ONCE):
-            if offsets is not None and self._offsets.get(partition) is offsets and not offsets.gone:
-                self.pipelines[partition.topic].take(records[start : start + AT_ONCE], offsets)
-                await asyncio.sleep(0)
+            if self._offsets.get(partition) is not offsets or offsets.gone:
+                return
+            self.pipelines[partition.topic].take(records[start : start + AT_ONCE], offsets)
+            await asyncio.sleep(0)
 
     def positions(self) -> dict[Partition, int]:
         """Return the position of every partition on which something was settled."""

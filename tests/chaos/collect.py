@@ -2,20 +2,21 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import Consumer, TopicPartition
 from redis import Redis
 from sqlalchemy import Engine, text
 
 from schemas import files
 from schemas.codec import Codec
-from streams.consuming import Consumed
+from streams.consuming import Consumed, End, consumed
 from streams.queues import QUEUES, RETRY_DELAYS, TRACKING_DEAD_LETTER_TOPIC
 from tests.chaos.history import Carried, Execution
 from tests.integration.lifecycle import comparable, stored_rows
-from tests.processes import Pipeline
 from tracking.events import event_of
 from tracking.fold import Row, fold
 
@@ -39,9 +40,10 @@ def executions(ledger: Path) -> list[Execution]:
 
 
 def ledger_lines(ledger: Path) -> Iterator[list[Any]]:
-    """Yield the lines of a ledger."""
+    """Yield the lines of a ledger; one that is being written is not one yet."""
     if ledger.exists():
-        yield from map(json.loads, ledger.read_text().splitlines())
+        whole, _, _ = ledger.read_text().rpartition("\n")
+        yield from map(json.loads, whole.splitlines())
 
 
 def carried(record: Consumed) -> Carried:
@@ -117,9 +119,30 @@ def leaks_in_redis(canary: str, url: str) -> Iterator[str]:
                     yield f"Redis key {key!r}"
 
 
-def records(pipeline: Pipeline) -> list[Consumed]:
+def records(kafka: dict[str, Any], partitions: int, within_seconds: float = 60) -> list[Consumed]:
     """Return every record of every topic that carries jobs, and what tracking refused."""
+    topics = (*TOPICS, TRACKING_DEAD_LETTER_TOPIC)
+    consumer = Consumer(
+        {
+            **kafka,
+            "group.id": "chaos-reader",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "log_level": 2,
+        }
+    )
+    left = {(topic, number) for topic in topics for number in range(partitions)}
+    consumer.assign([TopicPartition(topic, number, 0) for topic, number in left])
     found: list[Consumed] = []
-    for topic in (*TOPICS, TRACKING_DEAD_LETTER_TOPIC):
-        found += pipeline.records(topic)
+    deadline = time.monotonic() + within_seconds
+    try:
+        while left and time.monotonic() < deadline:
+            for one in consumed(consumer.consume(5_000, 0.2)):
+                if isinstance(one, End):
+                    left.discard((one.topic, one.partition))
+                else:
+                    found.append(one)
+    finally:
+        consumer.close()
+    assert not left, f"not read to their ends: {sorted(left)}"
     return found

@@ -155,10 +155,19 @@ class Scene:
         return self.crew.add(self.pipeline.worker(worker_type, **environment), keep=keep).start()
 
     def workers(self, count: int, *, keep: bool = True, **environment: str) -> list[Member]:
-        """Start primary workers and return them once one has committed a position: publish before, or meanwhile."""
+        """Start primary workers and return them once each of them has run a job: publish before, or meanwhile."""
         members = [self.worker(keep=keep, **environment) for _ in range(count)]
-        wait_until(lambda: bool(self.committed()), 40, "the workers' group has positions")
+        self.await_runs({member.pid for member in members})
         return members
+
+    def await_runs(self, pids: set[int], within_seconds: float = 40) -> None:
+        """Wait until each of some workers has started a job."""
+        ledger = self.effects / "ledger"
+        wait_until(
+            lambda: pids <= {run.pid for run in collect.executions(ledger)},
+            within_seconds,
+            "all workers run jobs",
+        )
 
     def start_sink(self) -> None:
         """Run the tracking sink, as an operator would."""
@@ -295,7 +304,7 @@ class Scene:
         self._await_sink(Store(database), len(raw))
         self._stop_sink()
         stored = collect.rows(database)
-        kept = collect.records(self.pipeline)
+        kept = collect.records(self.settings.kafka, self.settings.kafka_partitions)
         redis_url = self.settings.redis
         leaks = [
             *collect.leaks(self.canary, kept, raw, self.pipeline.folder),

@@ -1,13 +1,14 @@
 """The table that is printed: fault x invariant x figure."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.oracle import Verdict
+from tests.chaos.verdict import Verdict
 
 
 @dataclass
@@ -36,6 +37,18 @@ class Report:
         if lines:
             lines.append(f"seed {self.seed}, history {self.history}")
         return "\n".join(lines)
+
+    def as_json(self) -> str:
+        """Return everything on one line, and whether it holds and what is wrong beside it."""
+        return json.dumps({**asdict(self), "holds": self.holds, "complaint": self.complaint()}, default=str)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Report":
+        """Return the report that a line holds."""
+        told = json.loads(line)
+        told["verdicts"] = [Verdict(**{**one, "story": tuple(one["story"])}) for one in told["verdicts"]]
+        told["history"] = Path(told["history"])
+        return cls(**{field.name: told[field.name] for field in fields(cls)})
 
 
 def draw(reports: Sequence[Report], console: Console) -> None:

@@ -1,0 +1,40 @@
+"""What ran on this worker while the ledger was away: the little that it can know by itself."""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+
+from ratelimit import Answer, Duplicate, Leased, Run
+from streams.delivery import Delivery
+
+REMEMBERED = 10_000
+
+
+class Unledgered:
+    """Answers in place of the ledger, for queues that go on without it.
+
+    It sees one worker's deliveries only, and forgets all but the latest: two deliveries of a job that two workers
+    read both run.
+    """
+
+    def __init__(self) -> None:
+        self._fences: dict[str, str] = {}
+        """Of each job that ran: the greatest fence."""
+
+    def admit(
+        self, batch: Sequence[Delivery], running: Collection[str], ask_again: timedelta
+    ) -> list[Answer]:
+        """Answer whether each may run, without a lease; `running` are the identities of jobs that run here."""
+        here = set(running)
+        return [self._answer(one, here, ask_again) for one in batch]
+
+    def _answer(self, delivery: Delivery, here: set[str], ask_again: timedelta) -> Answer:
+        name, fence = delivery.identity, delivery.fence()
+        if name in here:
+            return Leased(ask_again)
+        if fence <= self._fences.get(name, ""):
+            return Duplicate()
+        if len(self._fences) >= REMEMBERED:
+            del self._fences[next(iter(self._fences))]
+        self._fences[name] = fence
+        here.add(name)
+        return Run("", 0)

@@ -1,0 +1,39 @@
+"""What a worker answers itself while the ledger is away."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from ratelimit import Duplicate, Leased, Run
+from streams.unledgered import REMEMBERED, Unledgered
+from tests.deliveries import delivery
+
+SECOND = timedelta(seconds=1)
+FIRST = delivery()
+
+
+def test_a_job_that_ran_here_does_not_run_again_unless_it_is_retried() -> None:
+    ledger = Unledgered()
+    assert ledger.admit([FIRST], [], SECOND) == [Run("", 0)]
+    assert ledger.admit([replace(FIRST)], [], SECOND) == [Duplicate()]
+    retry = replace(FIRST, attempt=FIRST.attempt + 1)
+    assert ledger.admit([retry, FIRST], [], SECOND) == [Run("", 0), Leased(SECOND)]
+    assert ledger.admit([FIRST, retry], [], SECOND) == [Duplicate(), Duplicate()]
+
+
+def test_one_that_runs_here_is_asked_for_again_even_within_a_batch() -> None:
+    ledger = Unledgered()
+    assert ledger.admit([FIRST], [FIRST.identity], SECOND) == [Leased(SECOND)]
+    assert ledger.admit([FIRST, replace(FIRST)], [], SECOND) == [Run("", 0), Leased(SECOND)]
+
+
+def test_other_jobs_and_other_organizations_are_not_concerned() -> None:
+    ledger = Unledgered()
+    others = [replace(FIRST, idempotency_key="another"), replace(FIRST, organization_id="another")]
+    assert ledger.admit([FIRST, *others], [], SECOND) == [Run("", 0)] * 3
+
+
+def test_it_remembers_the_latest_only() -> None:
+    ledger = Unledgered()
+    many = [replace(FIRST, idempotency_key=f"key-{number}") for number in range(REMEMBERED + 1)]
+    ledger.admit(many, [], SECOND)
+    assert ledger.admit([many[0], many[-1]], [], SECOND) == [Run("", 0), Duplicate()]
