@@ -114,3 +114,25 @@ def compute(job: Job[Compute]) -> None:
     time.sleep(job.payload.work_ms / 1000)
     effect(job)
     trace("end", job)
+
+
+class Step(Payload):
+    """One of several steps that are taken one after the other."""
+
+    number: int
+    work_ms: int = 5
+    fail_attempts: int = 0
+    delay_ms: int = 10
+
+
+@handles(CRITICAL, "test.step", timeout=timedelta(seconds=30), max_attempts=3, backoff=QUICK, ordering="key")
+async def step(job: Job[Step]) -> Done:
+    """Wait in the loop."""
+    trace("start", job)
+    await asyncio.sleep(job.payload.work_ms / 1000)
+    if job.attempt <= job.payload.fail_attempts:
+        trace("failed", job)
+        raise Transient("try again", delay=timedelta(milliseconds=job.payload.delay_ms))
+    effect(job)
+    trace("end", job)
+    return Done(number=job.payload.number)
