@@ -155,8 +155,9 @@ def worker_on_a_stack(environment: dict[str, str]) -> Iterator[tuple[Settings, p
         before = dict(os.environ)
         try:
             os.environ.update(
-                stack.environment(), HANDLER_MODULES="bench.handlers", HEALTH_PORT="0", **environment
-            )
+                stack.environment(), HANDLER_MODULES="bench.handlers", HEALTH_PORT="0",
+                PUBLISH_TIMEOUT="60s", **environment,
+            )  # fmt: skip
             settings = load_settings()
             topics.ensure(settings)
             with worker_process(Path(folder) / "worker.log") as worker:

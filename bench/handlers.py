@@ -5,7 +5,7 @@ import os
 from datetime import timedelta
 
 from streams.jobs import Job, Payload, handles
-from streams.queues import CRITICAL
+from streams.queues import CRITICAL, REPORTS
 
 
 class Nothing(Payload):
@@ -42,5 +42,17 @@ class Pause(Payload):
 
 @handles(CRITICAL, "bench.pause", timeout=timedelta(seconds=30))
 async def pause(job: Job[Pause]) -> None:
+    """Wait."""
+    await asyncio.sleep(job.payload.work_ms / 1000)
+
+
+class Report(Payload):
+    """The input of a job on `reports` that only waits."""
+
+    work_ms: int
+
+
+@handles(REPORTS, "bench.report", timeout=timedelta(seconds=30))
+async def report(job: Job[Report]) -> None:
     """Wait."""
     await asyncio.sleep(job.payload.work_ms / 1000)

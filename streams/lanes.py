@@ -5,10 +5,9 @@ Pure and synchronous, as the window is.
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import count
-from typing import Any
 
 from streams.delivery import Delivery
 
@@ -39,6 +38,11 @@ class Line:
     def free(self) -> bool:
         """Return whether its first delivery may be taken in its turn and nothing says so yet."""
         return not (self.busy or self.queued or self.until) and bool(self.waiting)
+
+    @property
+    def blocked(self) -> bool:
+        """Return whether it stands still for long: an earlier one waits elsewhere, or runs on and on."""
+        return self.until is not None or any(one.watched for one in self.busy)
 
     @property
     def first(self) -> Delivery:
@@ -135,12 +139,22 @@ class Lane:
     def _urgency(self, priority: int) -> tuple[float, int]:
         return self.levels[priority][0].created_at.timestamp() + priority * _AGE_SECONDS, priority
 
-    def items(self) -> Iterator[Delivery | Line]:
-        """Yield what may be taken, in no particular order."""
+    def remove(self, meant: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Take out and return what is meant; a line that lost something is out, too, until it is offered again."""
+        removed: list[Delivery] = []
         for level in self.levels.values():
-            yield from level
-
-    def keep(self, meant: Callable[[Any], bool]) -> None:
-        """Leave out every delivery or line that is not meant."""
-        kept = {priority: deque(filter(meant, level)) for priority, level in self.levels.items()}
-        self.levels = {priority: level for priority, level in kept.items() if level}
+            for item in level:
+                if not isinstance(item, Line):
+                    removed += [item] if meant(item) else []
+                elif lost := item.remove(meant):
+                    removed += lost
+                    item.queued = False
+        if removed:
+            left = {
+                priority: deque(
+                    one for one in level if (one.queued if isinstance(one, Line) else not meant(one))
+                )
+                for priority, level in self.levels.items()
+            }
+            self.levels = {priority: level for priority, level in left.items() if level}
+        return removed

@@ -13,12 +13,7 @@ from streams.delivery import Delivery
 from streams.lanes import Lane, Line
 from streams.offsets import PartitionOffsets
 from streams.queues import SHORTEST_DELAY
-
-OVERHEAD_SECONDS = 0.000_1
-"""What a job costs besides its handler: it is read, admitted and settled."""
-
-SMOOTHING = 1 / 16
-"""The weight of the last job in the moving averages of what jobs take."""
+from streams.turns import OVERHEAD_SECONDS, Pace, Turns
 
 LONGEST_AWAY = timedelta(minutes=10)
 """How long a delivery steps aside at most before its organization's share is looked at again."""
@@ -52,20 +47,13 @@ class Window:
         self._weights = weights
         self._fair = fair
         self._lanes: dict[str, Lane] = {}
-        self._turns: list[tuple[int, int, Lane]] = []
-        """The lanes that have something to take, the next one on top; an entry that is not its lane's is void."""
-        self._time = 0
-        """The virtual time: what the lane that was served last had used."""
-        self._sharing = 0.0
-        """The weights of the lanes that have something to take."""
-        self._idle: list[tuple[int, int, Lane]] = []
+        self._turns = Turns()
         self._lines: dict[tuple[str, str], Line] = {}
         self._waking: list[tuple[datetime, int, Lane | Line]] = []
         self._held: list[tuple[datetime, int, Delivery]] = []
         self._held_until: datetime | None = None
         self._pause = 0.0
-        self._estimates: dict[str, float] = {}
-        self._average = OVERHEAD_SECONDS
+        self._pace = Pace()
         self.records = 0
         self.bytes = 0
 
@@ -76,14 +64,11 @@ class Window:
     @property
     def seconds_per_job(self) -> float:
         """Return how often a job of the queue ends while all slots have work, on average."""
-        return self._average / self._slots
+        return self._pace.average / self._slots
 
     def weigh(self) -> None:
         """Look up the weights of the lanes that are served, which may have changed; called now and then."""
-        for _, _, lane in self._turns:
-            if lane.turn is not None:
-                before, lane.weight = lane.weight, self._weights(lane.organization)
-                self._sharing += lane.weight - before
+        self._turns.weigh(self._weights)
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -113,7 +98,10 @@ class Window:
                 level = lane.levels[delivery.priority] = deque()
             level.append(delivery)
         else:
-            self._line_up(lane, delivery)
+            line = self._line(delivery)
+            if line.put(delivery):
+                line.until = None
+            self._offer(lane, line)
         if lane.turn is None:
             self._enter(lane)
 
@@ -128,38 +116,26 @@ class Window:
         """Take up to `limit` deliveries out of the window, each time of the lane that has used least."""
         self._release(now)
         taken: list[Delivery] = []
-        turns, estimates = self._turns, self._estimates
-        while len(taken) < limit and self._held_until is None and (lane := self._top()) is not None:
-            if lane.used > self._time:
-                self._time = lane.used
+        turns, estimates = self._turns, self._pace.by_type
+        while len(taken) < limit and self._held_until is None and (lane := turns.top()) is not None:
             item = lane.pop()
             delivery = item.pop() if isinstance(item, Line) else item
-            charged = int(estimates.get(delivery.handler.job_type, OVERHEAD_SECONDS) / lane.weight * 1e9)
-            delivery.charged = charged
-            lane.used += charged
-            lane.out += 1
+            seconds = estimates.get(delivery.handler.job_type, OVERHEAD_SECONDS)
+            delivery.charged = int(seconds / lane.weight * 1e9)
             lane.records -= 1
             lane.bytes -= len(delivery.value)
-            if lane.levels:
-                lane.turn = lane.used, next(_sequence), lane
-                heapq.heapreplace(turns, lane.turn)
-            else:
-                heapq.heappop(turns)
-                self._leave(lane)
+            turns.charge(lane, delivery.charged)
             taken.append(delivery)
         self.records -= len(taken)
         self.bytes -= sum([len(one.value) for one in taken])
-        if self._idle:
-            self._forget()
+        for lane in turns.forgotten(self._records_bound):
+            del self._lanes[lane.organization]
         return taken
 
     def ended(self, delivery: Delivery, seconds: float) -> None:
         """Charge what a delivery that was taken out has used of a slot, in place of the estimate."""
         used = seconds + OVERHEAD_SECONDS
-        estimates, job_type = self._estimates, delivery.handler.job_type
-        estimate = estimates.get(job_type, used)
-        estimates[job_type] = estimate + (used - estimate) * SMOOTHING
-        self._average += (used - self._average) * SMOOTHING
+        self._pace.learn(delivery.handler.job_type, used)
         self._charge(delivery, used)
 
     def refund(self, delivery: Delivery) -> None:
@@ -192,14 +168,7 @@ class Window:
             self._requeue(lane, delivery)
         for lane in lanes.values():
             if lane.until is None and lane.levels:
-                if lane.turn is None:
-                    self._sharing += lane.weight
-                lane.turn = lane.used, -next(_sequence), lane
-                heapq.heappush(self._turns, lane.turn)
-                self._time = min(self._time, lane.used)
-        if len(self._turns) > 2 * len(self._lanes) + 100:
-            self._turns = [turn for turn in self._turns if turn[2].turn is turn]
-            heapq.heapify(self._turns)
+                self._turns.give_back(lane, 2 * len(self._lanes) + 100)
 
     def hold(self, delivery: Delivery, until: datetime) -> None:
         """Keep a delivery that was taken, and only it and what its ordering key has behind it, until an instant."""
@@ -227,7 +196,7 @@ class Window:
             lane.until = until
             heapq.heappush(self._waking, (until, next(_sequence), lane))
         if lane.turn is not None:
-            self._leave(lane)
+            self._turns.leave(lane)
 
     def hold_all(self, until: datetime, *, pause: timedelta = timedelta(0)) -> None:
         """Take nothing until an instant; `pause` is how long a limit makes the queue wait each time."""
@@ -246,7 +215,7 @@ class Window:
     def has_next(self, now: datetime) -> bool:
         """Return whether `next` would take anything."""
         self._release(now)
-        return self._held_until is None and self._top() is not None
+        return self._held_until is None and self._turns.top() is not None
 
     # -- elsewhere --------------------------------------------------------------------------------------
 
@@ -255,24 +224,25 @@ class Window:
     ) -> list[tuple[Delivery, datetime]]:
         """Take out what holds back the positions of partitions and cannot run soon, and say when each comes again.
 
-        Of partitions that are held up, what is held itself; of those that are far behind, also what waits in a lane
-        that has its share of the window.
+        Of partitions that are held up, what is held or blocked; of those that are far behind, also what waits for
+        others of its ordering key, or in a lane that has its share of the window.
         """
         near, distant = set(map(id, held_up)), set(map(id, far))
         if not near:
             return []
         aside: list[tuple[Delivery, datetime]] = []
         for line in [one for one in self._lines.values() if one.waiting and (one.busy or one.until)]:
-            until = line.until or now
-            for delivery in line.remove(lambda one: id(one.offsets) in near):
-                lane = self._lane(delivery)
-                self._take_aside(lane, delivery)
-                aside.append((delivery, max(until, self._returns_at(lane, now))))
+            until, where = line.until or now, near if line.blocked else distant
+            for delivery in line.remove(lambda one: id(one.offsets) in where):  # noqa: B023 - called at once
+                aside.append((delivery, max(until, self._returns_at(self._lane(delivery), now))))
         for lane in [one for one in self._lanes.values() if one.until or self._crowds(one)]:
             where = near if lane.until else distant
             for delivery in self._remove(lane, lambda one: id(one.offsets) in where):  # noqa: B023 - called at once
-                self._take_aside(lane, delivery)
                 aside.append((delivery, max(lane.until or now, self._returns_at(lane, now))))
+        for delivery, _ in aside:
+            self._count(self._lane(delivery), delivery, -1)
+            self._turns.rest(self._lane(delivery))
+            self.depart(delivery)
         return aside
 
     def drop(self, gone: Iterable[object]) -> list[Delivery]:
@@ -294,7 +264,7 @@ class Window:
         for delivery in taken:
             lane = self._lane(delivery)
             self._count(lane, delivery, -1)
-            self._rest(lane)
+            self._turns.rest(lane)
             self.released(delivery)
         return taken
 
@@ -304,24 +274,10 @@ class Window:
             line.busy = {one for one in line.busy if not one.offsets.gone or one in running}
             self._offer(self._lane_of(line.name[0] if self._fair else ""), line)
 
-    def _take_aside(self, lane: Lane, delivery: Delivery) -> None:
-        self._count(lane, delivery, -1)
-        self._rest(lane)
-        self.depart(delivery)
-
     def _remove(self, lane: Lane, meant: Callable[[Delivery], bool]) -> list[Delivery]:
-        """Take out what is meant of what may be taken of a lane, and leave lines that lost something to be offered."""
-        removed: list[Delivery] = []
-        for item in lane.items():
-            if not isinstance(item, Line):
-                removed += [item] if meant(item) else []
-            elif lost := item.remove(meant):
-                removed += lost
-                item.queued = False
-        if removed:
-            lane.keep(lambda item: item.queued if isinstance(item, Line) else not meant(item))
-            if lane.turn is not None and not lane.levels:
-                self._leave(lane)
+        removed = lane.remove(meant)
+        if lane.turn is not None and not lane.levels:
+            self._turns.leave(lane)
         return removed
 
     # -- lanes and lines --------------------------------------------------------------------------------
@@ -332,8 +288,10 @@ class Window:
     def _lane_of(self, organization: str) -> Lane:
         lane = self._lanes.get(organization)
         if lane is None:
-            lane = self._lanes[organization] = Lane(organization, self._weights(organization), self._time)
-            self._rest(lane)
+            lane = self._lanes[organization] = Lane(
+                organization, self._weights(organization), self._turns.time
+            )
+            self._turns.rest(lane)
         return lane
 
     def _line(self, delivery: Delivery) -> Line:
@@ -342,12 +300,6 @@ class Window:
         if line is None:
             line = self._lines[name] = Line(name)
         return line
-
-    def _line_up(self, lane: Lane, delivery: Delivery) -> None:
-        line = self._line(delivery)
-        if line.put(delivery):
-            line.until = None
-        self._offer(lane, line)
 
     def _requeue(self, lane: Lane, delivery: Delivery) -> None:
         """Put a delivery that was taken out, or held, at the head of its lane or in its place in its line."""
@@ -374,55 +326,11 @@ class Window:
             del self._lines[line.name]
             line.until = None
 
-    def _top(self) -> Lane | None:
-        """Return the lane that is next, after putting those in their places that have used more than was charged."""
-        turns = self._turns
-        while turns:
-            turn = turns[0]
-            lane = turn[2]
-            if lane.turn is not turn:
-                heapq.heappop(turns)
-            elif lane.used > turn[0]:
-                lane.turn = lane.used, next(_sequence), lane
-                heapq.heapreplace(turns, lane.turn)
-            else:
-                return lane
-        return None
-
     def _enter(self, lane: Lane) -> None:
-        """Let a lane be served that has something to take and is not held."""
-        if lane.until is not None or not lane.levels:
-            return
-        lane.weight = self._weights(lane.organization)
-        top = self._top()
-        # A moment less than the lane that has used least, so that it is served before that one.
-        lane.used = max(lane.used, self._time, top.used - 1 if top is not None else 0)
-        lane.turn = lane.used, next(_sequence), lane
-        heapq.heappush(self._turns, lane.turn)
-        self._sharing += lane.weight
-
-    def _leave(self, lane: Lane) -> None:
-        lane.turn = None
-        self._sharing -= lane.weight
-        self._rest(lane)
-
-    def _rest(self, lane: Lane) -> None:
-        """Let an empty lane be forgotten in time."""
-        if not (lane.records or lane.out or lane.idle):
-            lane.idle = True
-            heapq.heappush(self._idle, (lane.used, next(_sequence), lane))
-
-    def _forget(self) -> None:
-        """Forget empty lanes that the virtual time has caught up with, and at any rate all but as many as fit."""
-        idle = self._idle
-        while idle and (idle[0][0] <= self._time or len(idle) > self._records_bound):
-            used, _, lane = heapq.heappop(idle)
-            if lane.records or lane.out or lane.until is not None:
-                lane.idle = False
-            elif lane.used > max(used, self._time) and len(idle) < self._records_bound:
-                heapq.heappush(idle, (lane.used, next(_sequence), lane))
-            else:
-                del self._lanes[lane.organization]
+        """Let a lane be served, unless it is held or has nothing to take."""
+        if lane.until is None and lane.levels:
+            lane.weight = self._weights(lane.organization)
+            self._turns.enter(lane)
 
     def _charge(self, delivery: Delivery, seconds: float) -> None:
         if delivery.charged < 0:
@@ -432,7 +340,7 @@ class Window:
         lane.out -= 1
         delivery.charged = -1
         if not lane.records:
-            self._rest(lane)
+            self._turns.rest(lane)
 
     def _release(self, now: datetime) -> None:
         if self._held_until is not None and self._held_until <= now:
@@ -446,7 +354,7 @@ class Window:
                 self._offer(self._lane_of(woken.name[0] if self._fair else ""), woken)
             else:
                 self._enter(woken)
-                self._rest(woken)
+                self._turns.rest(woken)
         while self._held and self._held[0][0] <= now:
             delivery = heapq.heappop(self._held)[2]
             lane = self._lane(delivery)
@@ -474,7 +382,7 @@ class Window:
 
     def _seconds_each(self, lane: Lane) -> float:
         """Return how often a lane is served, as far as can be told: by the slots, or by what limits them."""
-        shares = max(1.0, self._sharing / lane.weight)
+        shares = max(1.0, self._turns.weights / lane.weight)
         return max(max(self.seconds_per_job, self._pause) * shares, lane.pause)
 
     def _returns_at(self, lane: Lane, now: datetime) -> datetime:

@@ -30,7 +30,8 @@ async def test_what_is_kept_is_ahead_of_every_higher_rank_of_its_line(subject: S
 
 async def test_a_place_is_left_when_its_job_is_done_or_dead(subject: Subject) -> None:
     place, other = Place("queue:acme:k", 1), Place("queue:acme:k", 2)
-    for number, end in enumerate((Done(), Waiting(FIRST + "~"))):
+    ends: list[Done | Waiting] = [Done(), Waiting(FIRST + "~")]
+    for number, end in enumerate(ends):
         identity = f"acme:{number}"
         run = await subject.run(identity)
         await subject.admission.keep_places([(place, subject.clock()), (other, subject.clock())])

@@ -23,6 +23,7 @@ from ratelimit import (
     Limit,
     Limited,
     Mark,
+    Place,
     Run,
     Waiting,
     fence,
@@ -360,6 +361,7 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
             "ACL", "SETUSER", "worker", "on", ">s3:cr/et", "~{streams}:*", "resetchannels",
             "-@all", "+evalsha", "+eval", "+mget", "+set", "+time", "+ping", "+select", "+hello", "+client|setinfo",
             "+zadd", "+zrange", "+zrangebyscore", "+zrevrange", "+zrem", "+hset", "+hmget", "+hdel",
+            "+get", "+zremrangebyscore", "+pexpire",
         )  # fmt: skip
         url = (
             f"redis://worker:s3%3Acr%2Fet@127.0.0.1:{server.port}/5"
@@ -371,6 +373,10 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
         assert isinstance(run, Run)
         assert await admission.settle([Mark("acme:1", run.token, Done())]) == [True]
         assert await admission.completed(["acme:1"]) == [True]
+        place, at = Place("emails:acme:k", 1), datetime(2026, 4, 15, tzinfo=UTC)
+        await admission.keep_places([(place, at)])
+        assert await admission.ahead([Place("emails:acme:k", 2)]) == [at]
+        await admission.leave_places([(place, "acme:1", False)])
         await admission.close()
         control = RedisControl.from_url(url, prefix="streams")
         for keep in (timedelta(milliseconds=1), None):

@@ -90,6 +90,7 @@ async def test_a_retry_blocks_its_key_until_it_has_ended() -> None:
         rig.put(Do(number=9), orderingKey="other")
         await eventually(lambda: len(rig.carried()) == 1 and 9 in runs)
         for attempt in (1, 2):
+            await eventually(lambda: len(rig.carried()) == attempt)  # noqa: B023
             rig.clock.ahead += 9 * SECOND
             await asyncio.sleep(0.05)
             assert [one for one in runs if one < 9] == [0] * attempt

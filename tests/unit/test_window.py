@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from streams.delivery import Delivery
 from streams.offsets import PartitionOffsets
 from streams.queues import EMAILS
-from streams.window import LONGEST_AWAY, OVERHEAD_SECONDS, Window
+from streams.turns import OVERHEAD_SECONDS
+from streams.window import LONGEST_AWAY, Window
 from tests.deliveries import NOON, delivery
 
 SECOND = timedelta(seconds=1)
@@ -422,8 +423,8 @@ def test_ten_thousand_organizations_leave_nothing_behind() -> None:
             full.ended(one, 0.01)
     assert full.records == full.bytes == 0
     assert len(full._lanes) <= 1001
-    assert len(full._turns) <= 100
-    assert len(full._idle) <= 1001
+    assert len(full._turns._heap) <= 100
+    assert len(full._turns._idle) <= 1001
 
 
 class Machine(RuleBasedStateMachine):
