@@ -135,7 +135,7 @@ def postgres_half_open(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("postgres-backends-killed", seconds=45, ci=True)
+@fault("postgres-backends-killed", seconds=45)
 def postgres_backends_killed(scene: Scene, seed: random.Random) -> Figures:
     """pg_terminate_backend on all that the sink has, again and again, for 12 s."""
     figures = Figures()
@@ -152,7 +152,7 @@ def postgres_backends_killed(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("postgres-deadlock", seconds=50)
+@fault("postgres-deadlock", seconds=30, ci=True)
 def postgres_deadlock(scene: Scene, seed: random.Random) -> Figures:
     """Another session locks what the sink writes in the opposite order; the sink is the victim, four times."""
     figures = Figures()
