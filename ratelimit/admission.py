@@ -141,6 +141,10 @@ class Admission(Protocol):
         """Extend leases, given as (identity, token); False where the lease was lost."""
         ...
 
+    async def now(self) -> datetime:
+        """Return what time it is for the ledger."""
+        ...
+
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
         ...

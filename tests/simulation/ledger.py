@@ -169,6 +169,9 @@ class Connection:
     async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
         return await self._call(lambda: self._redis.renew(leases))
 
+    async def now(self) -> datetime:
+        return await self._call(self._redis.model.now)
+
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         return await self._call(lambda: self._redis.model.completed(identities))
 
