@@ -164,6 +164,10 @@ class Admission(Protocol):
         """
         ...
 
+    async def now(self) -> datetime:
+        """Return what time it is for the ledger."""
+        ...
+
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
         ...

@@ -87,6 +87,10 @@ class ModelAdmission:
         now = self._clock()
         return [self._renewed(identity, token, now) for identity, token in leases]
 
+    async def now(self) -> datetime:
+        """Return what time it is for the ledger."""
+        return self._clock()
+
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
         now = self._clock()

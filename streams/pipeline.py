@@ -35,6 +35,7 @@ from streams.jobs import Job
 from streams.lifecycle import Lifecycle
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
+from streams.quarantine import SUSPECT_FROM, Quarantine
 from streams.queues import SHORTEST_DELAY, Queue
 from streams.settle import Settlement
 from streams.unledgered import Unledgered
@@ -106,6 +107,7 @@ class Pipeline:
         lifecycle: Lifecycle,
         window: Window,
         cancellations: Cancellations,
+        quarantine: Quarantine,
         concurrency: int,
         lease: timedelta,
         clock: Callable[[], datetime],
@@ -118,6 +120,7 @@ class Pipeline:
         self._settlement = settlement
         self._lifecycle = lifecycle
         self._cancellations = cancellations
+        self._quarantine = quarantine
         self.unbegun = Unbegun(queue, admission, settlement)
         self._concurrency = concurrency
         self._lease = lease
@@ -266,6 +269,8 @@ class Pipeline:
             if self.queue.on_redis_down == "closed" or not self._taking:
                 self._note_ledger(f"waits for Redis: {error}")
                 self.window.put_back([one for one in batch if not one.offsets.gone])
+                for delivery in (one for one in batch if one.offsets.gone):
+                    self._let_go(delivery)
                 self.window.hold_all(self._clock() + REDIS_RETRY)
                 return
             self._note_ledger(f"goes on without leases or limits: {error}")
@@ -362,15 +367,10 @@ class Pipeline:
                 self._filled.clear()
                 await self._filled.wait()
             running = self._ready.popleft()
-            if running.delivery not in self._leased:
-                continue
             self._started += 1
             began = time.monotonic()
             try:
-                if running.delivery.handler.runs_in == "process":
-                    await self._await_process(running, call)
-                else:
-                    await self._attempt(running, call)
+                await self._pass(running, call)
             finally:
                 self._started -= 1
                 self._finished += 1
@@ -382,14 +382,31 @@ class Pipeline:
             if self._finished % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
+    async def _pass(self, running: Running, call: asyncio.Task[None]) -> None:
+        """Run what a slot is free for, once nothing stands in its way that may kill the worker."""
+        run = self._await_process if running.delivery.handler.runs_in == "process" else self._attempt
+        quarantine = self._quarantine
+        if SUSPECT_FROM <= running.delivery.crashes < CRASH_LIMIT:
+            async with quarantine.alone():
+                await run(running, call)
+            return
+        if quarantine.closed:
+            await quarantine.opened()
+        quarantine.running += 1
+        try:
+            await run(running, call)
+        finally:
+            quarantine.leave()
+
     async def _await_process(self, running: Running, call: asyncio.Task[None]) -> None:
         # What waits for a process is not running yet, and may be given up like all that has not started.
         async with self._execution.processes:
-            if running.delivery in self._leased:
-                await self._attempt(running, call)
+            await self._attempt(running, call)
 
     async def _attempt(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
+        if delivery not in self._leased:
+            return
         if delivery.leased_until < time.monotonic():
             # The worker stood still after it was admitted: another one may have taken it over.
             self._breakers.release(delivery)
@@ -400,6 +417,8 @@ class Pipeline:
             return
         started_at = running.started_at = self._clock()
         running.call = call
+        if not delivery.token:
+            self._unledgered.ran(delivery)
         if delivery.crashes >= CRASH_LIMIT:
             reason = f"{delivery.crashes} workers ended while they ran it"
             outcome: Outcome | None = DeadLetter(reason, Failure.named("WorkerCrashed", reason))

@@ -23,7 +23,7 @@ class Unledgered:
     def admit(
         self, batch: Sequence[Delivery], running: Collection[str], ask_again: timedelta
     ) -> list[Answer]:
-        """Answer whether each may run, without a lease; `running` are the identities of jobs that run here."""
+        """Answer whether each may run, without a lease; `running` are the identities of those that may already."""
         here = set(running)
         return [self._answer(one, here, ask_again) for one in batch]
 
@@ -33,8 +33,11 @@ class Unledgered:
             return Leased(ask_again)
         if fence <= self._fences.get(name, ""):
             return Duplicate()
-        if len(self._fences) >= REMEMBERED:
-            del self._fences[next(iter(self._fences))]
-        self._fences[name] = fence
         here.add(name)
         return Run("", 0)
+
+    def ran(self, delivery: Delivery) -> None:
+        """Remember a delivery that runs without a lease; one that may and does not leaves no trace."""
+        if len(self._fences) >= REMEMBERED:
+            del self._fences[next(iter(self._fences))]
+        self._fences[delivery.identity] = delivery.fence()

@@ -134,9 +134,10 @@ class Window:
 
     def ended(self, delivery: Delivery, seconds: float) -> None:
         """Charge what a delivery that was taken out has used of a slot, in place of the estimate."""
-        used = seconds + OVERHEAD_SECONDS
-        self._pace.learn(delivery.handler.job_type, used)
-        self._charge(delivery, used)
+        if delivery.charged >= 0:
+            used = seconds + OVERHEAD_SECONDS
+            self._pace.learn(delivery.handler.job_type, used)
+            self._charge(delivery, used)
 
     def refund(self, delivery: Delivery) -> None:
         """Charge nothing for a delivery that was taken out and did not run."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from ratelimit import AdmissionUnavailable, Answer, Candidate, Mark, Released, Run
+from ratelimit import AdmissionUnavailable, Answer, Candidate, Mark, Place, Released, Run
 from ratelimit.model import ModelAdmission
 from tests.simulation.broker import outside
 from tests.simulation.loop import Loop, Process
@@ -168,6 +168,18 @@ class Connection:
 
     async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
         return await self._call(lambda: self._redis.renew(leases))
+
+    async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
+        return await self._call(lambda: self._redis.model.ahead(places))
+
+    async def keep_places(self, places: Sequence[tuple[Place, datetime]]) -> None:
+        await self._call(lambda: self._redis.model.keep_places(places))
+
+    async def leave_places(self, places: Sequence[tuple[Place, str, bool]]) -> None:
+        await self._call(lambda: self._redis.model.leave_places(places))
+
+    async def now(self) -> datetime:
+        return await self._call(self._redis.model.now)
 
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         return await self._call(lambda: self._redis.model.completed(identities))

@@ -14,10 +14,18 @@ FIRST = delivery()
 def test_a_job_that_ran_here_does_not_run_again_unless_it_is_retried() -> None:
     ledger = Unledgered()
     assert ledger.admit([FIRST], [], SECOND) == [Run("", 0)]
+    ledger.ran(FIRST)
     assert ledger.admit([replace(FIRST)], [], SECOND) == [Duplicate()]
     retry = replace(FIRST, attempt=FIRST.attempt + 1)
     assert ledger.admit([retry, FIRST], [], SECOND) == [Run("", 0), Leased(SECOND)]
+    ledger.ran(retry)
     assert ledger.admit([FIRST, retry], [], SECOND) == [Duplicate(), Duplicate()]
+
+
+def test_one_that_may_run_and_does_not_may_run_later() -> None:
+    ledger = Unledgered()
+    for _ in range(2):
+        assert ledger.admit([FIRST], [], SECOND) == [Run("", 0)]
 
 
 def test_one_that_runs_here_is_asked_for_again_even_within_a_batch() -> None:
@@ -28,12 +36,14 @@ def test_one_that_runs_here_is_asked_for_again_even_within_a_batch() -> None:
 
 def test_other_jobs_and_other_organizations_are_not_concerned() -> None:
     ledger = Unledgered()
+    ledger.ran(FIRST)
     others = [replace(FIRST, idempotency_key="another"), replace(FIRST, organization_id="another")]
-    assert ledger.admit([FIRST, *others], [], SECOND) == [Run("", 0)] * 3
+    assert ledger.admit(others, [], SECOND) == [Run("", 0)] * 2
 
 
 def test_it_remembers_the_latest_only() -> None:
     ledger = Unledgered()
     many = [replace(FIRST, idempotency_key=f"key-{number}") for number in range(REMEMBERED + 1)]
-    ledger.admit(many, [], SECOND)
+    for one in many:
+        ledger.ran(one)
     assert ledger.admit([many[0], many[-1]], [], SECOND) == [Run("", 0), Duplicate()]
