@@ -53,6 +53,8 @@ class Window:
         self._held: list[tuple[datetime, int, Delivery]] = []
         self._held_until: datetime | None = None
         self._pause = 0.0
+        self._flooding = 0.0
+        """The weights of the lanes of which something has stepped aside and is not back."""
         self._pace = Pace()
         self.records = 0
         self.bytes = 0
@@ -66,9 +68,10 @@ class Window:
         """Return how often a job of the queue ends while all slots have work, on average."""
         return self._pace.average / self._slots
 
-    def weigh(self) -> None:
+    def weigh(self, now: datetime) -> None:
         """Look up the weights of the lanes that are served, which may have changed; called now and then."""
         self._turns.weigh(self._weights)
+        self._flooding = sum(one.weight for one in self._lanes.values() if one.due and one.due > now)
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -383,13 +386,17 @@ class Window:
 
     def _seconds_each(self, lane: Lane) -> float:
         """Return how often a lane is served, as far as can be told: by the slots, or by what limits them."""
-        shares = max(1.0, self._turns.weights / lane.weight)
+        shares = max(1.0, self._flooding / lane.weight)
         return max(max(self.seconds_per_job, self._pause) * shares, lane.pause)
 
     def _returns_at(self, lane: Lane, now: datetime) -> datetime:
         """Return when the next one that steps aside comes again: each after the one before it."""
         earliest = now + SHORTEST_DELAY
-        due = max(lane.due or earliest, earliest) + timedelta(seconds=self._seconds_each(lane) / 2)
+        if lane.due is None or lane.due < earliest:
+            if lane.due is None or lane.due <= now:
+                self._flooding += lane.weight
+            lane.due = earliest
+        due = lane.due + timedelta(seconds=self._seconds_each(lane) / 2)
         lane.due = min(due, now + LONGEST_AWAY)
         return lane.due
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -268,7 +269,7 @@ class TestWeights:
         for one in full.next(20, NOON):
             full.ended(one, 1.0)
         weights["acme"] = 3.0
-        full.weigh()
+        full.weigh(NOON)
         ran: list[str] = []
         for _ in range(100):
             (one,) = full.next(1, NOON)
@@ -377,6 +378,22 @@ class TestSurplus:
         assert all(0.02 < gap < 0.03 for gap in gaps)
         last = [full.offer(delivery("acme"), NOON) for _ in range(100_000)][-1]
         assert last == NOON + LONGEST_AWAY
+
+    def test_of_several_floods_each_comes_back_by_its_share(self) -> None:
+        full = self.fed(
+            seconds_each=0.1 - OVERHEAD_SECONDS,
+            records=1000,
+            slots=2,
+            weights={"acme": 3.0, "globex": 1.0}.get,
+        )
+        ends = []
+        for organization in ("acme", "globex") * 2:
+            dues = [full.offer(delivery(organization), NOON) for _ in range(2_000)]
+            away = [due for due in dues if due is not None]
+            ends.append((away[-1] - away[-101]).total_seconds() / 100)
+        assert ends == pytest.approx([0.025, 0.1, 0.033, 0.1], rel=0.05)
+        full.weigh(NOON + timedelta(days=1))
+        assert full._flooding == 0
 
     def test_without_lanes_nothing_is_surplus_and_the_first_come_is_the_first_served(self) -> None:
         full = self.fed(records=100, fair=False)
