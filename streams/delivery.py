@@ -44,6 +44,9 @@ HEADERS_CAP = 8 * 1024
 
 ORIGIN_CAP = 512
 
+SURPLUS = "its organization has its share"
+"""The `reason` of what steps aside."""
+
 Headers = list[tuple[str, str | bytes | None]]
 """Headers as confluent-kafka's producer takes them; their values are bytes."""
 
@@ -100,6 +103,11 @@ class Delivery:
     def identity(self) -> str:
         """Return what makes two deliveries the same job: the organization and the idempotency key."""
         return identity(self.organization_id, self.idempotency_key)
+
+    @property
+    def stepped_aside(self) -> bool:
+        """Return whether it comes back from stepping aside; it may then come up to a second early, unlike a retry."""
+        return self.headers.get("reason") == SURPLUS.encode()
 
     @property
     def rank(self) -> int:

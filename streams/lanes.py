@@ -77,8 +77,8 @@ class Lane:
     """The deliveries of one organization, by priority, and what the organization has used."""
 
     __slots__ = (
+        "away",
         "bytes",
-        "due",
         "idle",
         "levels",
         "organization",
@@ -109,8 +109,8 @@ class Lane:
         """Nothing is taken until then."""
         self.pause = 0.0
         """For how many seconds it was held last: about how often a limit lets one of it through."""
-        self.due: datetime | None = None
-        """When the last one that stepped aside comes back."""
+        self.away = 0
+        """How many have stepped aside and are not back, as far as is known."""
         self.idle = False
         """It is among the lanes that are forgotten once what they used does not matter any more."""
 

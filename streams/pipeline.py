@@ -28,7 +28,7 @@ from ratelimit import (
 from schemas.codec import Codec, NotAvro, UnknownSchema
 from streams.breaker import Breakers
 from streams.cancellation import Cancellations, Unbegun
-from streams.delivery import Delivery, Record, read
+from streams.delivery import SURPLUS, Delivery, Record, read
 from streams.errors import InvalidRecord
 from streams.execution import Execution, failed, judge
 from streams.jobs import Job
@@ -64,10 +64,6 @@ LEASED_WAITS = 3
 
 WATCHED_FROM = 50
 """A running job that holds back the position for so many settled records leaves a copy and settles its own."""
-
-SURPLUS = "its organization has its share"
-SURPLUS_HEADER = SURPLUS.encode()
-"""What stepped aside may come up to a second early, unlike a retry."""
 
 LINE_RETRY = timedelta(milliseconds=250)
 """How soon a delivery asks again whether it is the first of its ordering key, once the one ahead of it is due."""
@@ -176,7 +172,7 @@ class Pipeline:
                         self._put_aside(delivery, now, later)
                 elif due - now >= SHORTEST_DELAY:
                     self._settlement.send_back(delivery, now, due)
-                elif delivery.headers.get("reason") == SURPLUS_HEADER:
+                elif delivery.stepped_aside:
                     if (later := window.offer(delivery, now)) is not None:
                         self._put_aside(delivery, now, later)
                 else:

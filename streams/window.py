@@ -12,11 +12,13 @@ from itertools import count
 from streams.delivery import Delivery
 from streams.lanes import Lane, Line
 from streams.offsets import PartitionOffsets
-from streams.queues import SHORTEST_DELAY
 from streams.turns import OVERHEAD_SECONDS, Pace, Turns
 
-LONGEST_AWAY = timedelta(minutes=10)
-"""How long a delivery steps aside at most before its organization's share is looked at again."""
+LASTS_SECONDS = 2.0
+"""For how long a lane must have work that something steps aside of: what returns comes in bunches."""
+
+AWAY_SECONDS = (600.3, 240.6, 120.3, 60.6, 30.3, 10.6, 5.3, 2.6, 1.3)
+"""How long what steps aside is away: one or two hops through retry topics, and a moment for each."""
 
 _sequence = count(1)
 
@@ -68,10 +70,10 @@ class Window:
         """Return how often a job of the queue ends while all slots have work, on average."""
         return self._pace.average / self._slots
 
-    def weigh(self, now: datetime) -> None:
+    def weigh(self) -> None:
         """Look up the weights of the lanes that are served, which may have changed; called now and then."""
         self._turns.weigh(self._weights)
-        self._flooding = sum(one.weight for one in self._lanes.values() if one.due and one.due > now)
+        self._flooding = sum(one.weight for one in self._lanes.values() if one.away)
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -79,11 +81,15 @@ class Window:
         """Add a delivery and return None, or return when it should come again, for there is no room for it now.
 
         There is none when its organization holds as much of the window as is free, times its weight, and that is
-        work for longer than it would be away. What comes again comes twice as fast as its lane is served.
+        work for long enough. What is away comes again about twice as fast as its lane is served.
         """
         lane = self._lanes.get(delivery.organization_id)
-        if lane is not None and self._crowds(lane) and self._is_surplus(lane, delivery):
-            return self._returns_at(lane, now)
+        if lane is not None:
+            if lane.away and delivery.stepped_aside:
+                lane.away -= 1
+                self._flooding -= 0 if lane.away else lane.weight
+            if self._crowds(lane) and self._is_surplus(lane, delivery):
+                return self._returns_at(lane, now)
         self.add(delivery)
         return None
 
@@ -228,20 +234,22 @@ class Window:
     ) -> list[tuple[Delivery, datetime]]:
         """Take out what holds back the positions of partitions and cannot run soon, and say when each comes again.
 
-        Of partitions that are held up, what is held or blocked; of those that are far behind, also what waits for
-        others of its ordering key, or in a lane that has its share of the window.
+        Of partitions that are held up, what is held or blocked; of those that are far behind, also the older half of
+        what waits for others of its ordering key, or in a lane that has its share of the window.
         """
-        near, distant = set(map(id, held_up)), set(map(id, far))
+        # Of each partition, what lies below: everything, and the older half of what was read and is not settled.
+        near = {id(one): one.next_offset for one in held_up}
+        distant = {id(one): one.next_offset - one.span // 2 for one in far}
         if not near:
             return []
         aside: list[tuple[Delivery, datetime]] = []
         for line in [one for one in self._lines.values() if one.waiting and (one.busy or one.until)]:
-            until, where = line.until or now, near if line.blocked else distant
-            for delivery in line.remove(lambda one: id(one.offsets) in where):  # noqa: B023 - called at once
+            until, below = line.until or now, near if line.blocked else distant
+            for delivery in line.remove(lambda one: one.offset < below.get(id(one.offsets), 0)):  # noqa: B023
                 aside.append((delivery, max(until, self._returns_at(self._lane(delivery), now))))
         for lane in [one for one in self._lanes.values() if one.until or self._crowds(one)]:
-            where = near if lane.until else distant
-            for delivery in self._remove(lane, lambda one: id(one.offsets) in where):  # noqa: B023 - called at once
+            below = near if lane.until else distant
+            for delivery in self._remove(lane, lambda one: one.offset < below.get(id(one.offsets), 0)):  # noqa: B023
                 aside.append((delivery, max(lane.until or now, self._returns_at(lane, now))))
         for delivery, _ in aside:
             self._count(self._lane(delivery), delivery, -1)
@@ -380,7 +388,7 @@ class Window:
         """Return whether a delivery steps aside of a lane that crowds, which is worth it only if it is not missed."""
         return (
             self._fair
-            and lane.records * self._seconds_each(lane) >= SHORTEST_DELAY.total_seconds()
+            and lane.records * self._seconds_each(lane) >= LASTS_SECONDS
             and not (lane.levels and delivery.priority < min(lane.levels))
         )
 
@@ -390,15 +398,12 @@ class Window:
         return max(max(self.seconds_per_job, self._pause) * shares, lane.pause)
 
     def _returns_at(self, lane: Lane, now: datetime) -> datetime:
-        """Return when the next one that steps aside comes again: each after the one before it."""
-        earliest = now + SHORTEST_DELAY
-        if lane.due is None or lane.due < earliest:
-            if lane.due is None or lane.due <= now:
-                self._flooding += lane.weight
-            lane.due = earliest
-        due = lane.due + timedelta(seconds=self._seconds_each(lane) / 2)
-        lane.due = min(due, now + LONGEST_AWAY)
-        return lane.due
+        """Return when one more that steps aside comes again: in time for its turn behind all that are away."""
+        if not lane.away:
+            self._flooding += lane.weight
+        lane.away += 1
+        wanted = lane.away * self._seconds_each(lane) / 2
+        return now + timedelta(seconds=next((one for one in AWAY_SECONDS if one <= wanted), AWAY_SECONDS[-1]))
 
     def _count(self, lane: Lane, delivery: Delivery, step: int) -> None:
         size = step * len(delivery.value)

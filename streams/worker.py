@@ -339,7 +339,7 @@ class Worker:
         while True:
             self._settlement.memory_bytes = process.memory_info().rss
             for pipeline in self.pipelines.values():
-                pipeline.window.weigh(self.clock())
+                pipeline.window.weigh()
             await self.set_clock()
             if any(codec.missing for codec in self._codecs.values()):
                 await asyncio.to_thread(self._refresh)

@@ -22,7 +22,7 @@ async def test_a_quiet_organization_is_next_behind_a_flood_and_the_flood_comes_b
     async def works(job: Job[Do]) -> None:
         ran.append((job.organization_id, job.payload.number))
         if slow:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
     handle(works)
     async with Rig(options={"window_records": 100, "worker_concurrency": 2}) as rig:
