@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import count
 
 from streams.lanes import Lane
@@ -12,7 +13,15 @@ OVERHEAD_SECONDS = 0.000_1
 SMOOTHING = 1 / 16
 """The weight of the last job in the moving averages of what jobs take."""
 
+AWAY_SECONDS = (600.3, 240.6, 120.3, 60.6, 30.3, 10.6, 5.3, 2.6, 1.3)
+"""How long what steps aside is away: one or two hops through retry topics, and a moment for each."""
+
 _sequence = count(1)
+
+
+def away_for(seconds: float) -> timedelta:
+    """Return for how long something steps aside that would best be away for so many seconds; hardly ever longer."""
+    return timedelta(seconds=next((one for one in AWAY_SECONDS if one <= seconds), AWAY_SECONDS[-1]))
 
 
 class Pace:

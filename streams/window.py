@@ -12,13 +12,10 @@ from itertools import count
 from streams.delivery import Delivery
 from streams.lanes import Lane, Line
 from streams.offsets import PartitionOffsets
-from streams.turns import OVERHEAD_SECONDS, Pace, Turns
+from streams.turns import OVERHEAD_SECONDS, Pace, Turns, away_for
 
 LASTS_SECONDS = 2.0
 """For how long a lane must have work that something steps aside of: what returns comes in bunches."""
-
-AWAY_SECONDS = (600.3, 240.6, 120.3, 60.6, 30.3, 10.6, 5.3, 2.6, 1.3)
-"""How long what steps aside is away: one or two hops through retry topics, and a moment for each."""
 
 _sequence = count(1)
 
@@ -402,8 +399,7 @@ class Window:
         if not lane.away:
             self._flooding += lane.weight
         lane.away += 1
-        wanted = lane.away * self._seconds_each(lane) / 2
-        return now + timedelta(seconds=next((one for one in AWAY_SECONDS if one <= wanted), AWAY_SECONDS[-1]))
+        return now + away_for(lane.away * self._seconds_each(lane) / 2)
 
     def _count(self, lane: Lane, delivery: Delivery, step: int) -> None:
         size = step * len(delivery.value)
