@@ -307,6 +307,9 @@ class Pipeline:
                 self._filled.clear()
                 await self._filled.wait()
             running = self._ready.popleft()
+            if not self._ready:
+                # What came while admission was asked has been slept through if that many were ready then.
+                self._wake.set()
             self._started += 1
             try:
                 await self._pass(running, call)

@@ -92,10 +92,6 @@ async def test_what_was_given_up_before_it_began_runs_when_its_partition_comes_b
         assert sorted(runs) == [f"job-{number}" for number in range(6)], "each ran once"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Pipeline.admit sleeps on while slots are free: nothing wakes it when the runners take what was ready",
-)
 @pytest.mark.usefixtures("no_handlers")
 async def test_what_arrives_while_admission_is_asked_takes_the_slots_that_are_free() -> None:
     """parallel-consumer #857, for a moment: records in the window waited though there was room to run them."""
