@@ -1,6 +1,7 @@
 """Admission in the memory of one process: the rules in plain Python, for tests."""
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -12,16 +13,20 @@ from ratelimit.admission import (
     MILLISECOND,
     Answer,
     Candidate,
+    Concurrency,
     Done,
     Duplicate,
+    Gate,
+    Lease,
     Leased,
     Limit,
     Limited,
+    Limits,
     Mark,
+    Plans,
     Released,
     Run,
     Waiting,
-    check_cost,
 )
 
 
@@ -62,15 +67,19 @@ class ModelAdmission:
         self._clock = clock
         self._ledger: dict[str, Entry] = {}
         self._full_at_us: dict[str, int] = {}
+        self._places: defaultdict[str, dict[str, datetime]] = defaultdict(dict)
+        """Concurrency limit to the jobs that hold a place, and until when."""
+        self._shut: dict[str, datetime] = {}
         self._batches = itertools.count()
 
     async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
         """Answer whether each may run now, leasing those that may; each sees what those before it took.
 
-        Raises ValueError, with nothing taken, when a cost can never fit.
+        Raises ValueError, with nothing taken, when a cost can never fit or limits contradict each other.
         """
+        plans = Plans()
         for candidate in candidates:
-            check_cost(candidate.limits, candidate.cost)
+            plans.code(candidate.limits, candidate.cost)
         now = self._clock()
         token = f"model{next(self._batches):x}"
         return [self._answer(candidate, token, now) for candidate in candidates]
@@ -78,12 +87,25 @@ class ModelAdmission:
     async def settle(self, marks: Sequence[Mark]) -> list[bool]:
         """Write how runs ended; False where the lease was lost to another delivery, and nothing changed."""
         now = self._clock()
-        return [self._settled(mark, now) for mark in marks]
+        written = [self._settled(mark, now) for mark in marks]
+        for mark, held in zip(marks, written, strict=True):
+            for name in _places(mark.limits) if held else ():
+                self._places[name].pop(mark.identity, None)
+        return written
 
-    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
-        """Extend leases, given as (identity, token); False where the lease was lost."""
+    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
+        """Extend leases and keep their places; False where the lease was lost."""
         now = self._clock()
-        return [self._renewed(identity, token, now) for identity, token in leases]
+        return [self._renewed(lease, now) for lease in leases]
+
+    async def push(self, gate: str, wait: timedelta) -> None:
+        """Shut a gate for so long from now, or for longer if it is shut for longer already."""
+        until = self._clock() + wait
+        self._shut[gate] = max(until, self._shut.get(gate, until))
+
+    async def lift(self, gate: str) -> None:
+        """Open a gate."""
+        self._shut.pop(gate, None)
 
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
@@ -98,6 +120,8 @@ class ModelAdmission:
         """Lose everything, as Redis does on FLUSHALL."""
         self._ledger.clear()
         self._full_at_us.clear()
+        self._places.clear()
+        self._shut.clear()
 
     def _answer(self, candidate: Candidate, token: str, now: datetime) -> Answer:
         entry = self._entry(candidate.identity, now)
@@ -108,26 +132,49 @@ class ModelAdmission:
             if entry.state == "leased" and entry.until > now:
                 return Leased(entry.until - now)
             crashes = entry.crashes + (entry.state == "leased")
-        refusal = self._take(candidate.limits, candidate.cost, (now - EPOCH) // MICROSECOND)
+        refusal = self._take(candidate.limits, candidate.cost, now)
         if refusal is not None:
             return refusal
-        self._lease_to(candidate.identity, token, candidate.fence, crashes, now)
+        lease = Lease(candidate.identity, token, candidate.limits)
+        self._lease_to(lease, candidate.fence, crashes, now)
         return Run(token, crashes)
 
-    def _take(self, limits: tuple[Limit, ...], cost: int, now_us: int) -> Limited | None:
-        """Take the cost from all limits and return None, or take nothing and say when it would fit (GCRA)."""
+    def _take(self, limits: Limits, cost: int, now: datetime) -> Limited | None:
+        """Take the cost from all limits and return None, or take nothing and say when it would fit."""
+        now_us = (now - EPOCH) // MICROSECOND
         wait_us, by, after = 0, "", {}
         for limit in limits:
-            whole_us = limit.interval_us * limit.capacity
-            full_at_us = min(max(self._full_at_us.get(limit.name, 0), now_us), now_us + whole_us)
-            after[limit.name] = full_at_us + limit.interval_us * cost
-            short_us = after[limit.name] - now_us - whole_us
+            short_us = 0
+            if isinstance(limit, Limit):
+                whole_us = limit.interval_us * limit.capacity
+                full_at_us = min(max(self._full_at_us.get(limit.name, 0), now_us), now_us + whole_us)
+                after[limit.name] = full_at_us + limit.interval_us * cost
+                short_us = after[limit.name] - now_us - whole_us
+            elif isinstance(limit, Gate):
+                short_us = (self._shut.get(limit.name, now) - now) // MICROSECOND
             if short_us > wait_us:
                 wait_us, by = short_us, limit.name
+        if wait_us == 0:
+            wait_us, by = self._wait_for_a_place(limits, now)
         if wait_us > 0:
             return Limited(timedelta(microseconds=wait_us), by)
         self._full_at_us |= after
         return None
+
+    def _wait_for_a_place(self, limits: Limits, now: datetime) -> tuple[int, str]:
+        """Return the microseconds until so many leases have run out that a place is free, and in which limit."""
+        wait_us, by = 0, ""
+        for limit in limits:
+            if not isinstance(limit, Concurrency):
+                continue
+            held = self._places[limit.name]
+            for job in [job for job, until in held.items() if until <= now]:
+                del held[job]
+            over = len(held) - limit.most
+            short_us = (sorted(held.values())[over] - now) // MICROSECOND if over >= 0 else 0
+            if short_us > wait_us:
+                wait_us, by = short_us, limit.name
+        return wait_us, by
 
     def _settled(self, mark: Mark, now: datetime) -> bool:
         entry = self._entry(mark.identity, now)
@@ -161,20 +208,23 @@ class ModelAdmission:
             case Released():
                 return replace(entry, state="waiting", forgotten_at=forgotten_at)
 
-    def _renewed(self, identity: str, token: str, now: datetime) -> bool:
-        entry = self._entry(identity, now)
+    def _renewed(self, lease: Lease, now: datetime) -> bool:
+        entry = self._entry(lease.identity, now)
         if entry is None:
-            self._lease_to(identity, token, "", 0, now)
+            self._lease_to(lease, "", 0, now)
             return True
-        if entry.state != "leased" or entry.token != token:
+        if entry.state != "leased" or entry.token != lease.token:
             return False
-        self._lease_to(identity, token, entry.fence, entry.crashes, now)
+        self._lease_to(lease, entry.fence, entry.crashes, now)
         return True
 
-    def _lease_to(self, identity: str, token: str, fence: str, crashes: int, now: datetime) -> None:
+    def _lease_to(self, lease: Lease, fence: str, crashes: int, now: datetime) -> None:
         # As in Redis, a lease starts and ends at whole milliseconds.
         until = EPOCH + ((now - EPOCH) // MILLISECOND + self._lease // MILLISECOND) * MILLISECOND
-        self._ledger[identity] = Entry("leased", token, fence, crashes, until, now + self._marker)
+        forgotten_at = now + self._marker
+        self._ledger[lease.identity] = Entry("leased", lease.token, fence, crashes, until, forgotten_at)
+        for name in _places(lease.limits):
+            self._places[name][lease.identity] = until
 
     def _entry(self, identity: str, now: datetime) -> Entry | None:
         entry = self._ledger.get(identity)
@@ -182,3 +232,7 @@ class ModelAdmission:
             del self._ledger[identity]
             return None
         return entry
+
+
+def _places(limits: Limits) -> list[str]:
+    return [limit.name for limit in limits if isinstance(limit, Concurrency)]

@@ -49,12 +49,12 @@ def pool_of(url: str, timeout: timedelta = TIMEOUT) -> ConnectionPool:
 
 
 class Script:
-    """A Lua file of this package and the hash under which the server knows it."""
+    """Lua files of this package, one after the other, and the hash under which the server knows them."""
 
     __slots__ = ("sha", "source")
 
-    def __init__(self, name: str) -> None:
-        self.source = files("ratelimit").joinpath(f"{name}.lua").read_bytes()
+    def __init__(self, *names: str) -> None:
+        self.source = b"".join(files("ratelimit").joinpath(f"{name}.lua").read_bytes() for name in names)
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 

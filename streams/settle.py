@@ -98,7 +98,7 @@ class Settlement:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
-        mark = Mark(delivery.identity, delivery.token, end)
+        mark = Mark(delivery.identity, delivery.token, end, delivery.limits)
         self._add(Ended(messages, delivery.offsets, delivery.offset, mark, delivery))
 
     def _route(
@@ -222,7 +222,7 @@ class Settlement:
 
     def release(self, delivery: Delivery) -> Mark | None:
         """Return the mark that gives the lease of a delivery back unused."""
-        return Mark(delivery.identity, delivery.token, Released()) if delivery.token else None
+        return Mark(delivery.identity, delivery.token, Released(), delivery.limits) if delivery.token else None
 
     def note(self, message: Message) -> None:
         """Write an event with the next batch; nothing waits for it."""
@@ -291,7 +291,7 @@ class Settlement:
         if not doubtful:
             return batch
         try:
-            held = await self._admission.renew([(one.identity, one.token) for one in doubtful.values()])
+            held = await self._admission.renew([one.lease() for one in doubtful.values()])
         except AdmissionUnavailable as error:
             log.warning("%d leases may be lost, which cannot be told: %s", len(doubtful), error)
             return batch

@@ -227,7 +227,7 @@ class Worker:
                 continue
             until = time.monotonic() + self._settings.lease.total_seconds()
             try:
-                held = await self._admission.renew([(one.identity, one.token) for one in leased])
+                held = await self._admission.renew([one.lease() for one in leased])
             except AdmissionUnavailable as error:
                 log.warning("%d leases were not renewed: %s", len(leased), error)
                 continue

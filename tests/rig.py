@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from confluent_kafka import KafkaError
 
-from ratelimit import AdmissionUnavailable, Answer, Candidate, Mark
+from ratelimit import AdmissionUnavailable, Answer, Candidate, Lease, Mark
 from ratelimit.model import ModelAdmission
 from schemas import Codec, files
 from streams.backoff import Backoff
@@ -124,7 +124,7 @@ class Ledger(ModelAdmission):
         self.marks += marks
         return await super().settle(marks)
 
-    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
+    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         self._check()
         return await super().renew(leases)
 

@@ -1,100 +1,12 @@
 """What admission promises, over the model and over Redis."""
 
-import secrets
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from redis.asyncio import Redis
 
-import devstack
-from ratelimit import (
-    Admission,
-    Answer,
-    Candidate,
-    Done,
-    Duplicate,
-    Leased,
-    Limit,
-    Limited,
-    Mark,
-    Released,
-    Run,
-    Waiting,
-    fence,
-)
-from ratelimit.model import ModelAdmission
-from ratelimit.redis import BATCH_MAX, RedisAdmission
-
-LEASE = timedelta(seconds=30)
-MICROSECOND = timedelta(microseconds=1)
-HOUR = timedelta(hours=1)
-FIRST, SECOND, THIRD = fence("", 1, 0), fence("", 2, 0), fence("", 3, 0)
-
-
-@dataclass
-class Clock:
-    """A clock that stands still until told."""
-
-    now: datetime = datetime(2026, 4, 15, 12, 0, 0, 123_000, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, by: timedelta) -> None:
-        self.now += by
-
-
-@dataclass
-class Subject:
-    """One implementation, its clock, and the means to empty it."""
-
-    admission: Admission
-    clock: Clock
-    redis: Redis | None = None
-    prefix: str = ""
-
-    async def flush(self) -> None:
-        if isinstance(self.admission, ModelAdmission):
-            self.admission.flush()
-        if self.redis is not None:
-            async for key in self.redis.scan_iter(match=f"{{{self.prefix}}}:*", count=1_000):
-                await self.redis.delete(key)
-
-    async def ask(self, job: str, at: str = FIRST, *limits: Limit, cost: int = 1) -> Answer:
-        [answer] = await self.admission.admit([Candidate(job, at, limits, cost)])
-        return answer
-
-    async def run(self, job: str, at: str = FIRST, *limits: Limit) -> Run:
-        answer = await self.ask(job, at, *limits)
-        assert isinstance(answer, Run)
-        return answer
-
-    async def settle(self, job: str, run: Run, end: Done | Waiting | Released) -> bool:
-        [written] = await self.admission.settle([Mark(job, run.token, end)])
-        return written
-
-    async def renew(self, job: str, run: Run) -> bool:
-        [extended] = await self.admission.renew([(job, run.token)])
-        return extended
-
-
-@pytest.fixture(params=["model", pytest.param("redis", marks=pytest.mark.stack)])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    clock = Clock()
-    if request.param == "model":
-        yield Subject(ModelAdmission(lease=LEASE, clock=clock), clock)
-        return
-    stack: devstack.Stack = request.getfixturevalue("stack")
-    prefix = f"test-{secrets.token_hex(6)}"
-    redis = Redis.from_url(stack.redis)
-    admission = RedisAdmission.from_url(stack.redis, prefix=prefix, lease=LEASE, clock=clock)
-    subject = Subject(admission, clock, redis, prefix)
-    yield subject
-    await subject.flush()
-    await admission.close()
-    await redis.aclose()
+from ratelimit import Candidate, Done, Duplicate, Lease, Leased, Limit, Limited, Mark, Released, Run, Waiting, fence
+from ratelimit.redis import BATCH_MAX
+from tests.admission import FIRST, HOUR, LEASE, MICROSECOND, SECOND, THIRD, Subject
 
 
 async def test_a_job_runs_once_at_a_time(subject: Subject) -> None:
@@ -379,7 +291,7 @@ async def test_a_batch_longer_than_a_round_trip_is_answered_in_order(subject: Su
         False
     ]
     assert await subject.admission.completed(jobs) == [True] * fits + [False] * left
-    assert await subject.admission.renew([(job, "nobody") for job in jobs[:fits]]) == [False] * fits
+    assert await subject.admission.renew([Lease(job, "nobody") for job in jobs[:fits]]) == [False] * fits
 
 
 async def test_an_empty_batch_has_no_answers(subject: Subject) -> None:
