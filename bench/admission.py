@@ -11,22 +11,25 @@ import secrets
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import cache
 
 import click
 from redis.asyncio import Redis
 
-from ratelimit import Candidate, Done, Limit, Mark, Run, fence, identity
+from ratelimit import Candidate, Concurrency, Done, Gate, Limit, Limits, Mark, Run, fence, identity
 from ratelimit.redis import RedisAdmission
 
 BATCHES = (1, 10, 50, 200)
-LIMITS = ("none", "one", "distinct")
+LIMITS = ("none", "one", "distinct", "every")
 MEMORY_JOBS = 20_000
+MANY = 1_000_000
+EVERY_ORGANIZATIONS = 7
 FENCE = fence("", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Microseconds per job; `limit` is none, one shared by all, or one of 10,000 organizations' each."""
+    """Microseconds per job; `limit` is none, one shared by all, one of 10,000 organizations' each, or every kind."""
 
     batch: int
     limit: str
@@ -35,11 +38,25 @@ class Figure:
     wall_us: float
 
 
-def limits_of(kind: str) -> list[tuple[Limit, ...]]:
-    """Return the limits to deal out to jobs in turn."""
+def limits_of(kind: str) -> list[Limits]:
+    """Return the limits to deal out to jobs in turn; none of them ever refuses a job."""
+    if kind == "every":
+        return [every_limit(f"org-{n}") for n in range(EVERY_ORGANIZATIONS)]
     names = {"none": 0, "one": 1, "distinct": 10_000}[kind]
     second = timedelta(seconds=1)
-    return [(Limit(f"organization:{n}", 1_000_000, second),) for n in range(names)] or [()]
+    return [(Limit(f"organization:{n}", MANY, second),) for n in range(names)] or [()]
+
+
+@cache
+def every_limit(organization: str) -> Limits:
+    """Return one limit of each kind and scope."""
+    rates = ("queue", "type", "provider", f"org {organization}", f"queue and org {organization}")
+    places = ("queue", "provider", f"org {organization}")
+    return (
+        Gate("gate"),
+        *(Limit(f"rate {scope}", MANY, timedelta(seconds=1)) for scope in rates),
+        *(Concurrency(f"running {scope}", MANY) for scope in places),
+    )
 
 
 async def measure(admission: RedisAdmission, batch: int, kind: str, jobs: int) -> Figure:
@@ -55,7 +72,7 @@ async def measure(admission: RedisAdmission, batch: int, kind: str, jobs: int) -
         ]
         answers = await admission.admit(candidates)
         marks = [
-            Mark(candidate.identity, answer.token, done)
+            Mark(candidate.identity, answer.token, done, candidate.limits)
             for candidate, answer in zip(candidates, answers, strict=True)
             if isinstance(answer, Run)
         ]

@@ -139,9 +139,7 @@ class RedisAdmission:
             extended += _flags(await self._server.call(self._renew, keys, arguments))
         return extended
 
-    def _add_places(
-        self, keys: list[str], arguments: list[Any], codes: list[str], places: Places
-    ) -> None:
+    def _add_places(self, keys: list[str], arguments: list[Any], codes: list[str], places: Places) -> None:
         names = places.names
         if names:
             keys += [self._limit_prefix + name for name in names]

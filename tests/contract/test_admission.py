@@ -4,7 +4,20 @@ from datetime import timedelta
 
 import pytest
 
-from ratelimit import Candidate, Done, Duplicate, Lease, Leased, Limit, Limited, Mark, Released, Run, Waiting, fence
+from ratelimit import (
+    Candidate,
+    Done,
+    Duplicate,
+    Lease,
+    Leased,
+    Limit,
+    Limited,
+    Mark,
+    Released,
+    Run,
+    Waiting,
+    fence,
+)
 from ratelimit.redis import BATCH_MAX
 from tests.admission import FIRST, HOUR, LEASE, MICROSECOND, SECOND, THIRD, Subject
 

@@ -4,7 +4,20 @@ from datetime import timedelta
 
 import pytest
 
-from ratelimit import Candidate, Concurrency, Done, Duplicate, Gate, Leased, Limit, Limited, Released, Run, Waiting
+from ratelimit import (
+    Candidate,
+    Concurrency,
+    Done,
+    Duplicate,
+    Gate,
+    Leased,
+    Limit,
+    Limited,
+    Limits,
+    Released,
+    Run,
+    Waiting,
+)
 from ratelimit.redis import BATCH_MAX
 from tests.admission import FIRST, HOUR, LEASE, MICROSECOND, SECOND, Subject
 
@@ -24,7 +37,9 @@ async def test_no_more_run_at_a_time_than_there_are_places(subject: Subject) -> 
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_a_place_is_free_once_its_job_is_settled(subject: Subject, end: Done | Waiting | Released) -> None:
+async def test_a_place_is_free_once_its_job_is_settled(
+    subject: Subject, end: Done | Waiting | Released
+) -> None:
     run = await subject.run("acme:1", FIRST, ONE)
     assert isinstance(await subject.ask("acme:2", FIRST, ONE), Limited)
     assert await subject.settle("acme:1", run, end, ONE)
@@ -104,7 +119,9 @@ async def test_fewer_places_let_nobody_in_until_enough_are_free(subject: Subject
         runs.append(await subject.run(f"acme:{number}", FIRST, many))
         subject.clock.advance(timedelta(seconds=1))
     fewer = Concurrency("running emails", 1)
-    assert await subject.ask("acme:9", FIRST, fewer) == Limited(LEASE - timedelta(seconds=1), "running emails")
+    assert await subject.ask("acme:9", FIRST, fewer) == Limited(
+        LEASE - timedelta(seconds=1), "running emails"
+    )
     for number in (2, 0):
         await subject.settle(f"acme:{number}", runs[number], Done(), many)
         assert isinstance(await subject.ask("acme:9", FIRST, fewer), Limited)
@@ -131,8 +148,12 @@ async def test_a_job_costs_one_place_whatever_else_it_costs(subject: Subject) ->
 
 async def test_many_jobs_and_limits_fit_into_one_call(subject: Subject) -> None:
     names = [f"acme:{n}" for n in range(BATCH_MAX)]
-    held = {
-        name: (*(Limit(f"{name}/{kind}", 1, HOUR) for kind in range(7)), Concurrency(f"{name}/at once", 1), TWO)
+    held: dict[str, Limits] = {
+        name: (
+            *(Limit(f"{name}/{kind}", 1, HOUR) for kind in range(7)),
+            Concurrency(f"{name}/at once", 1),
+            TWO,
+        )
         for name in names
     }
     answers = await subject.admission.admit([Candidate(name, FIRST, held[name]) for name in names])

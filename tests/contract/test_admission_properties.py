@@ -30,6 +30,7 @@ from ratelimit import (
     Waiting,
     fence,
 )
+from ratelimit.admission import EPOCH
 from ratelimit.model import ModelAdmission
 from ratelimit.redis import RedisAdmission
 
@@ -96,7 +97,7 @@ class Twins:
     now_limits: dict[str, Limit | Concurrency | Gate] = field(default_factory=dict)
     """The numbers that each limit has at this time."""
     asked: int = 0
-    shut_until: datetime = datetime.min.replace(tzinfo=UTC)
+    shut_until: datetime = EPOCH
     beliefs: dict[str, Belief] = field(default_factory=dict)
     leases: list[Granted] = field(default_factory=list)
 
@@ -137,7 +138,10 @@ class Twins:
                 holders = [
                     one.lease
                     for one in self.beliefs.values()
-                    if one.lease and one.lease.open and one.lease.until > self.now and limit.name in _names(one.lease)
+                    if one.lease
+                    and one.lease.open
+                    and one.lease.until > self.now
+                    and limit.name in _names(one.lease)
                 ]
                 admitted = {one.identity for one in batch} & {one.job for one in holders}
                 new = [one for one in holders if one.job in admitted and one.granted_at == self.asked]
@@ -175,7 +179,11 @@ class Twins:
             self.beliefs[candidate.identity] = belief
             belief.fence = candidate.fence
             belief.lease = Granted(
-                candidate.identity, (ours.token, theirs.token), self._lease_ends(), candidate.limits, self.asked
+                candidate.identity,
+                (ours.token, theirs.token),
+                self._lease_ends(),
+                candidate.limits,
+                self.asked,
             )
             self.leases.append(belief.lease)
 
