@@ -90,6 +90,10 @@ schemas: install ## Write the Avro schemas from the payload models
 bench: install ## Measure how fast one worker drains a backlog
 	@$(BIN)/python -m bench.drain
 
+.PHONY: simulate
+simulate: install ## Run the core in worlds made up from seeds: SEEDS=1000 FIRST=0
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0)
+
 .PHONY: docker-up
 docker-up: ## Build the image and start everything in containers (needs .env)
 	@$(COMPOSE) up --build --detach --wait

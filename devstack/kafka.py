@@ -23,14 +23,17 @@ _LOG4J = Path(str(files("devstack") / "log4j2.xml"))
 _SETTINGS = files("devstack") / "server.properties"
 
 
-def kafka(folder: Path, port: int, log_file: Path) -> Process:
-    """Return the broker that keeps its data in `folder` and listens on a port of the loopback."""
+def kafka(folder: Path, port: int, log_file: Path, proxied: Sequence[int] = ()) -> Process:
+    """Return the broker that keeps its data in `folder` and listens on a port of the loopback.
+
+    `proxied` is a second port that it listens on, and the port of the proxy that clients of that one are sent to.
+    """
 
     def prepare() -> Sequence[str]:
         classpath = f"{jars()}/*"
         program = [java(), "-Xms256m", "-Xmx512m", "-XX:-UsePerfData", "-cp", classpath]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "server.properties").write_text(_server_properties(port, free_port()))
+        (folder / "server.properties").write_text(_server_properties(port, free_port(), proxied))
         if not (folder / "log" / "meta.properties").exists():
             format_tool = ["kafka.tools.StorageTool", "format", "--config=server.properties"]
             _run(
@@ -53,12 +56,19 @@ def kafka(folder: Path, port: int, log_file: Path) -> Process:
     return Process(prepare, log_file, cwd=folder)
 
 
-def _server_properties(port: int, controller_port: int) -> str:
+def _server_properties(port: int, controller_port: int, proxied: Sequence[int]) -> str:
+    listeners = [f"PLAINTEXT://127.0.0.1:{port}"]
+    advertised = list(listeners)
+    if proxied:
+        own, proxy = proxied
+        listeners.append(f"PROXIED://127.0.0.1:{own}")
+        advertised.append(f"PROXIED://127.0.0.1:{proxy}")
+    listeners.append(f"CONTROLLER://127.0.0.1:{controller_port}")
     return _SETTINGS.read_text() + "\n".join(
         [
             f"controller.quorum.voters=1@127.0.0.1:{controller_port}",
-            f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}",
+            f"listeners={','.join(listeners)}",
+            f"advertised.listeners={','.join(advertised)}",
             "",
         ]
     )

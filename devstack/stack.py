@@ -101,15 +101,20 @@ class Stack:
             _write(self.data_dir / "stack.json", self._record)
 
 
-def start(data_dir: Path, *, outlive_caller: bool = False) -> Stack:
+def start(data_dir: Path, *, outlive_caller: bool = False, proxied_kafka: Sequence[int] = ()) -> Stack:
     """Start what does not run yet of the stack in `data_dir`, and return once all of it answers.
 
-    The services end with the calling process, however that ends, unless they are to outlive it.
+    The services end with the calling process, however that ends, unless they are to outlive it. With
+    `proxied_kafka`, two ports, Kafka listens on the first one, too, and tells its clients there to come to the
+    second, where a proxy may stand between.
     """
     data_dir = data_dir.resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
     with locked(data_dir / "lock"):
-        stack = _build(data_dir, _with_free_ports(data_dir, _read(data_dir)))
+        record = _with_free_ports(data_dir, _read(data_dir))
+        if proxied_kafka:
+            record["services"]["kafka"]["proxied"] = list(proxied_kafka)
+        stack = _build(data_dir, record)
         if not outlive_caller:
             stack._guard = _guard(data_dir)
         start_all(stack)
@@ -154,8 +159,8 @@ def _build(data_dir: Path, record: dict[str, Any] | None) -> Stack:
     for name, variable in VARIABLES.items():
         entry = entries.setdefault(name, {})
         log_file = data_dir / "logs" / f"{name}.log"
-        port = entry.setdefault("port", free_port())
-        url, process, check = _service(name, data_dir, port, password, log_file)
+        entry.setdefault("port", free_port())
+        url, process, check = _service(name, data_dir, entry, password, log_file)
         if identity := entry.get("process"):
             process.adopt(identity)
         given = os.environ.get(variable)
@@ -174,12 +179,14 @@ def _build(data_dir: Path, record: dict[str, Any] | None) -> Stack:
 
 
 def _service(
-    name: str, data_dir: Path, port: int, password: str, log_file: Path
+    name: str, data_dir: Path, entry: Mapping[str, Any], password: str, log_file: Path
 ) -> tuple[str, Process, Callable[[], None]]:
+    port: int = entry["port"]
     match name:
         case "kafka":
             url = f"127.0.0.1:{port}"
-            return url, kafka(data_dir / "kafka", port, log_file), partial(handshake.kafka, url)
+            broker = kafka(data_dir / "kafka", port, log_file, entry.get("proxied", ()))
+            return url, broker, partial(handshake.kafka, url)
         case "redis":
             url = f"redis://:{password}@127.0.0.1:{port}/0"
             return url, valkey(data_dir / "redis", port, password, log_file), partial(handshake.redis, url)

@@ -1,4 +1,4 @@
-"""The wire: what a record's value looks like, and how it may change.
+"""The wire: what a record's value looks like, how it may change, and reading its headers.
 
 `open_codec("emails")` gives what most callers need; `docs/reference/wire-format.md` is the contract.
 """

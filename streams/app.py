@@ -1,34 +1,41 @@
 """The Faust app of a worker: what every one of the four is made of."""
 
+import asyncio
 import gc
 import logging
 import os
 import shutil
 import sys
 import tempfile
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faust
 from faust.app.base import BootStrategy as FaustBootStrategy
 from faust.types import StreamT
 
+from ratelimit.control import RedisControl
 from ratelimit.redis import RedisAdmission
 from streams.agents import load
+from streams.broker import Broker
 from streams.codecs import codecs, lifecycle_codec
 from streams.errors import ConfigError, StreamsError
-from streams.health import HealthServer
+from streams.health import HealthServer, Readiness, answering, life_signs
 from streams.producer import Producer
+from streams.progress import Progress, Stalled, Watchdog
 from streams.queues import WorkerType, queues_of
 from streams.retry import RetryForwarder
 from streams.settings import Settings, load_settings
 from streams.topics import verify
-from streams.transport import Batch, Transport
+from streams.transport import Batch, Consumer, Transport
 from streams.worker import Worker
 
 log = logging.getLogger(__name__)
+
+LOOK_EVERY = timedelta(seconds=1)
 
 
 class BootStrategy(FaustBootStrategy):
@@ -63,30 +70,65 @@ class App(faust.App):
         settings = self.settings
         load(settings.handler_modules)
         await verify(settings)
+        admission = RedisAdmission.from_url(
+            settings.redis,
+            prefix=settings.redis_prefix,
+            lease=settings.lease,
+            marker=settings.marker_retention,
+        )
         self.worker = Worker(
             self.worker_type,
             settings,
             codecs=codecs(settings),
             lifecycle_codec=lifecycle_codec(settings),
-            admission=RedisAdmission.from_url(
-                settings.redis,
-                prefix=settings.redis_prefix,
-                lease=settings.lease,
-                marker=settings.marker_retention,
-            ),
+            admission=admission,
             producer=Producer(settings.kafka),
             clock=partial(datetime.now, UTC),
+            control=RedisControl.from_url(settings.redis, prefix=settings.redis_prefix),
         )
+        # What was cancelled while no worker was there must not begin.
+        await self.worker.hear()
         self.worker.start()
         _calm_the_collector()
-        self.forwarder = RetryForwarder(settings)
+        self.forwarder = RetryForwarder(settings, cancelled=self.worker.cancellations.cover)
         self.forwarder.start()
-        self.health = HealthServer(settings, self.worker_type, self.worker)
+        broker = Broker(settings)
+        signs = life_signs(self.worker, cast(Consumer, self.consumer), self.forwarder, settings)
+        self.progress = Progress(signs, broker.trouble, now_s=time.monotonic())
+        readiness = Readiness([answering(admission.ping), broker.trouble, self._membership])
+        self.health = HealthServer(settings, self.worker_type, self.worker, self.progress, readiness)
         await self.health.start()
+        self.watchdog = Watchdog(2 * settings.stalled_after + settings.shutdown_grace)
+        if settings.stalled_exit:
+            self.watchdog.start()
         self.add_future(self._watch())
+        self.add_future(self._watch_progress())
 
     async def _watch(self) -> None:
         await self.crash(await self.worker.failure)
+
+    async def _watch_progress(self) -> None:
+        """Look once per second whether the worker goes on, and end it when only that helps.
+
+        The watchdog gets no more beats once the worker has failed or stops: should something keep it from ending
+        by itself, it is ended.
+        """
+        failure = self.worker.failure
+        while not (failure.done() or self.should_stop):
+            await self.progress.look(time.monotonic())
+            self.watchdog.beat()
+            if self.progress.beyond_help and self.settings.stalled_exit:
+                why = "; ".join(self.progress.stalled)
+                log.critical("the worker does not go on and ends: %s", why)
+                failure.set_result(Stalled(why))
+            await asyncio.sleep(LOOK_EVERY.total_seconds())
+
+    async def _membership(self) -> str | None:
+        if self.should_stop:
+            return "the worker is stopping"
+        if not cast(Consumer, self.consumer).assignments:
+            return "no partitions were assigned yet"
+        return None
 
     async def on_stop(self) -> None:
         await super().on_stop()
@@ -126,7 +168,9 @@ def _agent(app: App) -> Any:
     async def take(batches: StreamT[Any]) -> None:
         async for batch in batches:
             assert isinstance(batch, Batch)
-            app.worker.take(batch.partition, batch.records)
+            # One that waited here through a rebalance is read again.
+            if app.worker.offsets(batch.partition) is batch.offsets:
+                app.worker.take(batch.partition, batch.records)
             batch.taken.set()
 
     return take

@@ -4,16 +4,18 @@ A publish is checked before it leaves and returns once the broker has the record
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import KafkaError
 
+from ratelimit.control import RedisControl
 from streams.agents import load
 from streams.codecs import codecs, lifecycle_codec
+from streams.control import Cancellation, cancel
 from streams.errors import NotAccepted
 from streams.jobs import Payload
 from streams.lifecycle import Lifecycle
@@ -28,7 +30,8 @@ class _Client:
     def __init__(self, configuration: Settings | None = None) -> None:
         self._settings = configuration or settings()
         load(self._settings.handler_modules)
-        self._publisher = Publisher(codecs(self._settings), Lifecycle(lifecycle_codec(self._settings)))
+        self._lifecycle = Lifecycle(lifecycle_codec(self._settings))
+        self._publisher = Publisher(codecs(self._settings), self._lifecycle)
         self._timeout = self._settings.publish_timeout
         self._producer = Producer(self._settings.kafka, delivery_timeout=self._timeout)
 
@@ -62,6 +65,18 @@ class _Client:
             )
         return accepted
 
+    async def _cancel(self, job_ids: Sequence[str], organization_id: str, reason: str) -> list[Cancellation]:
+        settings = self._settings
+        control = RedisControl.from_url(settings.redis, prefix=settings.redis_prefix)
+        try:
+            return await cancel(
+                job_ids, organization_id, reason=reason, control=control, keep=settings.marker_retention,
+                database_url=settings.database_url.get_secret_value() if settings.database_url else None,
+                lifecycle=self._lifecycle, producer=self._producer, timeout=self._timeout,
+            )  # fmt: skip
+        finally:
+            await control.close()
+
     def close(self) -> None:
         """Wait for what is on its way and let go of the broker."""
         self._producer.close()
@@ -87,12 +102,15 @@ class Jobs(_Client):
         confirm all of them within PUBLISH_TIMEOUT.
         """
         prepared = self._prepare(publications)
-        sending = self._producer.start(_records(prepared), each=True)
-        deadline = time.monotonic() + self._timeout.total_seconds() + 1
-        while sending.left and time.monotonic() < deadline:
-            if not self._producer.poll():
-                await asyncio.sleep(0.002)
+        sending = await self._producer.send_each(_records(prepared), self._timeout + timedelta(seconds=1))
         return self._accepted(prepared, sending)
+
+    async def cancel(self, *job_ids: str, organization_id: str, reason: str = "") -> list[Cancellation]:
+        """Cancel jobs on every worker within 2 s; those that have completed by then stay completed.
+
+        Returns what the store knew of each. Raises InvalidJob, NotCancelled.
+        """
+        return await self._cancel(job_ids, organization_id, reason)
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,6 +134,12 @@ class SyncJobs(_Client):
         prepared = self._prepare(publications)
         sending = self._producer.send_blocking(_records(prepared), self._timeout + timedelta(seconds=1))
         return self._accepted(prepared, sending)
+
+    def cancel(self, *job_ids: str, organization_id: str, reason: str = "") -> list[Cancellation]:
+        """Cancel jobs on every worker; as `Jobs.cancel` does."""
+        # A thread of its own, for the caller's may have a loop that runs.
+        with ThreadPoolExecutor(1, "cancel") as one:
+            return one.submit(asyncio.run, self._cancel(job_ids, organization_id, reason)).result()
 
     def __enter__(self) -> Self:
         return self

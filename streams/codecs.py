@@ -1,6 +1,7 @@
 """The codec of every topic, made from the schema files, the handlers and the registry."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from schemas import Codec, Registry, RegistryError, Schema, files, open_codec
 from schemas.derive import NotDerivable, job_schema
@@ -22,30 +23,28 @@ def schema_of(queue: Queue) -> Schema:
 def codecs(settings: Settings) -> Mapping[str, Codec]:
     """Return queue name to codec; raises ConfigError when the registry does not take a schema."""
     # Handlers from elsewhere add job types that the files here do not have.
-    derived, registry = bool(settings.handler_modules), _registry(settings)
+    derived = bool(settings.handler_modules)
     return {
-        queue.name: _codec(settings, registry, queue.name, queue.topic, schema_of(queue) if derived else None)
+        queue.name: _codec(settings, queue.name, queue.topic, schema_of(queue) if derived else None)
         for queue in QUEUES.values()
     }
 
 
 def lifecycle_codec(settings: Settings) -> Codec:
     """Return the codec of lifecycle events; raises ConfigError when the registry does not take the schema."""
-    return _codec(settings, _registry(settings), files.LIFECYCLE, LIFECYCLE_TOPIC)
+    return _codec(settings, files.LIFECYCLE, LIFECYCLE_TOPIC)
 
 
-def _registry(settings: Settings) -> Registry | None:
-    return Registry(settings.schema_registry_url) if settings.schema_registry_url else None
+_registry = lru_cache(maxsize=1)(Registry)
+"""The registry at a URL: all codecs share its connections and what it has looked up."""
 
 
-def _codec(
-    settings: Settings, registry: Registry | None, name: str, topic: str, schema: Schema | None = None
-) -> Codec:
+def _codec(settings: Settings, name: str, topic: str, schema: Schema | None = None) -> Codec:
     try:
         return open_codec(
             name,
             schema=schema,
-            registry=registry,
+            registry=_registry(settings.schema_registry_url) if settings.schema_registry_url else None,
             topic=topic,
             also_in=settings.schema_history,
             plain_instants=name == files.LIFECYCLE,

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from operator import methodcaller
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.headers import headers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +58,5 @@ def consumed(messages: Iterable[Message]) -> Iterator[Consumed | End]:
             message.timestamp()[1],
             key.encode() if isinstance(key, str) else key,
             value.encode() if isinstance(value, str) else value,
-            _headers(message),
+            {name: data for name, data in headers_of(message) if data is not None},
         )
-
-
-# Called from C, where the interpreter looks whether an error is set: confluent-kafka 2.16 sets one for a name that
-# is no UTF-8, but returns a list with a hole in it, and a call that Python 3.11 has specialised takes that list
-# and crashes.
-_headers_of = methodcaller("headers")
-
-
-def _headers(message: Message) -> dict[str, bytes]:
-    try:
-        pairs: list[tuple[str, bytes | None]] = _headers_of(message) or []
-    except (UnicodeDecodeError, SystemError):
-        return {}
-    return {name: data for name, data in pairs if data is not None}

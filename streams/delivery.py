@@ -124,7 +124,7 @@ def read(queue: Queue, record: Record, offsets: PartitionOffsets, codec: Decoder
     Raises InvalidRecord when key, headers, body and handler do not fit together, `schemas.codec.NotAvro`
     and `schemas.codec.UnknownSchema` as the codec does.
     """
-    headers = {name: value for name, value in record.headers if value is not None}
+    headers = headers_of(record)
     job = codec.decode(record.value or b"")
     job_id, job_type, organization = job["jobId"], job["jobType"], job["organizationId"]
     _agree("ce_id", headers.get("ce_id"), "jobId", job_id)
@@ -205,6 +205,11 @@ def not_before_of(headers: Mapping[str, bytes]) -> datetime | None:
     """Return the instant before which the record does not go on; raises InvalidRecord."""
     instant_ms = _count(headers, "not-before", 0, _LATEST_MS)
     return EPOCH + instant_ms * _MILLISECOND if instant_ms else None
+
+
+def headers_of(record: Record) -> dict[str, bytes]:
+    """Return the headers that have a value."""
+    return {name: value for name, value in record.headers if value is not None}
 
 
 def place_of(record: Record) -> str:

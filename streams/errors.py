@@ -5,6 +5,7 @@ StreamsError
 ├── PublishError         a job was not accepted
 │   ├── InvalidJob       refused before it left: organization, type, payload or size
 │   └── NotAccepted      the broker did not confirm in time; says what was and what was not accepted
+├── NotCancelled         Redis did not answer, so the workers were not told; cancel again
 ├── InvalidRecord        a record breaks docs/reference/wire-format.md
 └── JobError             what a handler may raise
     ├── Transient        retry with backoff, logged at INFO; may name its own delay
@@ -46,6 +47,10 @@ class NotAccepted(PublishError):
         super().__init__(message)
         self.accepted = tuple(accepted)
         self.unconfirmed = tuple(unconfirmed)
+
+
+class NotCancelled(StreamsError):
+    """The workers could not be told to cancel; cancelling again is harmless."""
 
 
 class InvalidRecord(StreamsError):

@@ -1,27 +1,155 @@
-"""Answer `GET /health` on a worker's own port: 200 while it works, 503 when it cannot go on."""
+"""Answer on a worker's own port: is it live (`GET /health`), can it work (`GET /ready`)?
+
+A worker that is not live is helped by a new start, one that is not ready by whatever it waits for.
+"""
 
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
 
+from ratelimit import AdmissionUnavailable
 from streams.errors import ConfigError
+from streams.progress import LifeSign, Progress
 from streams.settings import HEALTH_PORTS, Settings
 
 if TYPE_CHECKING:
+    from streams.pipeline import Pipeline
     from streams.queues import WorkerType
+    from streams.retry import RetryForwarder
     from streams.worker import Worker
 
 log = logging.getLogger(__name__)
 
+CACHED = timedelta(seconds=1)
+
+Check = Callable[[], Awaitable[str | None]]
+"""Returns what is missing, or None."""
+
+
+class Fetching(Protocol):
+    """What is seen of the consumer that feeds the worker."""
+
+    rounds: int
+    assignments: int
+    commits: int
+
+    @property
+    def flows(self) -> bool: ...
+    @property
+    def behind(self) -> bool: ...
+
+
+def life_signs(
+    worker: "Worker", consumer: Fetching, forwarder: "RetryForwarder", settings: Settings
+) -> list[LifeSign]:
+    """Return what must go on in a worker.
+
+    A rebalance waits for every member of the group, and a commit for the group's coordinator: they get five
+    times as long.
+    """
+    limit = settings.stalled_after
+    signs = [
+        LifeSign(
+            "the fetching loop has not gone round",
+            could=lambda: consumer.flows,
+            count=lambda: consumer.rounds,
+            limit=limit,
+        ),
+        LifeSign(
+            "outcomes wait, and none was settled",
+            could=lambda: worker.settlement.has_outcomes,
+            count=lambda: worker.settlement.rounds,
+            limit=limit,
+        ),
+        LifeSign(
+            "the retry forwarder has not gone round",
+            could=lambda: forwarder.forwards,
+            count=lambda: forwarder.rounds,
+            limit=limit,
+        ),
+        LifeSign(
+            "no partitions were assigned and no rebalance has ended",
+            could=lambda: not consumer.flows,
+            count=lambda: consumer.assignments,
+            limit=5 * limit + settings.revoke_grace,
+        ),
+        LifeSign(
+            "positions have moved, and none was committed",
+            could=lambda: consumer.behind,
+            count=lambda: consumer.commits,
+            limit=5 * limit,
+        ),
+    ]
+    return signs + [_life_sign(pipeline, limit) for pipeline in worker.pipelines.values()]
+
+
+def _life_sign(pipeline: "Pipeline", limit: timedelta) -> LifeSign:
+    return LifeSign(
+        f"{pipeline.queue.name} has jobs to run and a slot for them, and admitted and finished none",
+        could=lambda: pipeline.could_go_on,
+        count=lambda: pipeline.rounds,
+        limit=limit,
+    )
+
+
+def answering(ping: Callable[[], Awaitable[None]]) -> Check:
+    """Return the check that Redis answers."""
+
+    async def check() -> str | None:
+        try:
+            await ping()
+        except AdmissionUnavailable as error:
+            return str(error)
+        return None
+
+    return check
+
+
+class Readiness:
+    """What a worker misses to work; asked at most once per second, however many ask."""
+
+    def __init__(self, checks: Sequence[Check], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._checks = checks
+        self._clock = clock
+        self._asking = asyncio.Lock()
+        self._asked_at_s: float | None = None
+        self._missing: list[str] = []
+
+    async def missing(self) -> list[str]:
+        """Return a sentence for each thing that is missing."""
+        async with self._asking:
+            now_s = self._clock()
+            if self._asked_at_s is None or now_s - self._asked_at_s >= CACHED.total_seconds():
+                found = await asyncio.gather(*(check() for check in self._checks))
+                self._missing = [one for one in found if one is not None]
+                self._asked_at_s = self._clock()
+            return self._missing
+
 
 class HealthServer:
-    """A few lines of HTTP/1.0: an orchestrator's probe needs no more, and no framework stays resident for it."""
+    """A few lines of HTTP/1.0: an orchestrator's probe needs no more, and no framework stays resident for it.
 
-    def __init__(self, settings: Settings, worker_type: "WorkerType", worker: "Worker") -> None:
+    It is answered in the worker's event loop: where that is blocked nothing answers, and the probe's time limit
+    is what tells.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_type: "WorkerType",
+        worker: "Worker",
+        progress: Progress,
+        readiness: Readiness,
+    ) -> None:
         self._settings = settings
         self._type = worker_type
         self._worker = worker
+        self._progress = progress
+        self._readiness = readiness
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -58,7 +186,7 @@ class HealthServer:
                 while (await reader.readline()).strip():
                     continue
             path = line.split()[1].decode("ascii", "replace") if len(line.split()) > 1 else ""
-            status, body = self._state() if path == "/health" else (404, {"error": "expected GET /health"})
+            status, body = await self._state(path)
             data = json.dumps(body).encode()
             reason = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}[status]
             writer.write(
@@ -72,15 +200,27 @@ class HealthServer:
         finally:
             writer.close()
 
-    def _state(self) -> tuple[int, dict[str, object]]:
+    async def _state(self, path: str) -> tuple[int, Mapping[str, object]]:
+        worker = {"worker": self._settings.worker_id, "type": self._type}
+        if path == "/health":
+            return self._live(worker)
+        if path == "/ready":
+            return await self._ready(worker)
+        return 404, {"error": "expected GET /health or GET /ready"}
+
+    def _live(self, worker: Mapping[str, object]) -> tuple[int, Mapping[str, object]]:
         queues = {
             pipeline.queue.name: {"running": len(pipeline.unfinished()), "waiting": pipeline.window.records}
             for pipeline in self._worker.pipelines.values()
         }
-        failed = self._worker.failure.done()
-        return (503 if failed else 200), {
-            "worker": self._settings.worker_id,
-            "type": self._type,
-            "status": "failed" if failed else "ok",
-            "queues": queues,
-        }
+        stalled = self._progress.stalled
+        status = "failed" if self._worker.failure.done() else "stalled" if stalled else "ok"
+        told = {**worker, "status": status, "queues": queues}
+        return (200, told) if status == "ok" else (503, {**told, "stalled": stalled})
+
+    async def _ready(self, worker: Mapping[str, object]) -> tuple[int, Mapping[str, object]]:
+        missing = [*self._progress.stalled, *await self._readiness.missing()]
+        if self._worker.failure.done():
+            missing.insert(0, "the worker has failed and ends")
+        status = "not ready" if missing else "ready"
+        return (503 if missing else 200), {**worker, "status": status, "missing": missing}

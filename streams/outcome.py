@@ -96,6 +96,8 @@ class DeadLetter:
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     by: str
+    told: bool = False
+    """Whether whoever cancelled the job has written the event."""
 
 
 Outcome = Completed | Retry | Snoozed | DeadLetter | Cancelled

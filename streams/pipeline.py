@@ -26,13 +26,15 @@ from ratelimit import (
     Run,
 )
 from schemas.codec import Codec, NotAvro, UnknownSchema
+from streams.breaker import Breakers
+from streams.cancellation import Cancellations, Unbegun
 from streams.delivery import Delivery, Record, read
 from streams.errors import InvalidRecord
 from streams.execution import Execution, failed, judge
 from streams.jobs import Job
 from streams.lifecycle import Lifecycle
 from streams.offsets import PartitionOffsets
-from streams.outcome import Attempt, DeadLetter, Failure, Outcome
+from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
 from streams.queues import SHORTEST_DELAY, Queue
 from streams.settle import Settlement
 from streams.window import Window
@@ -92,6 +94,7 @@ class Pipeline:
         settlement: Settlement,
         lifecycle: Lifecycle,
         window: Window,
+        cancellations: Cancellations,
         concurrency: int,
         lease: timedelta,
         clock: Callable[[], datetime],
@@ -103,6 +106,8 @@ class Pipeline:
         self._execution = execution
         self._settlement = settlement
         self._lifecycle = lifecycle
+        self._cancellations = cancellations
+        self.unbegun = Unbegun(queue, admission, settlement)
         self._concurrency = concurrency
         self._lease = lease
         self._clock = clock
@@ -120,6 +125,7 @@ class Pipeline:
         self._changed = asyncio.Event()
         self._taking = True
         self._limits = _limits(queue)
+        self._breakers = Breakers()
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -128,6 +134,7 @@ class Pipeline:
         if not self._taking:
             return
         now = self._clock()
+        cancelled = self._cancellations.known
         for record in records:
             if not offsets.read(record.offset):
                 continue
@@ -145,6 +152,8 @@ class Pipeline:
                 self._settlement.refuse(self.queue, record, offsets, error)
             else:
                 due = delivery.not_before
+                if cancelled and self._give_up(delivery):
+                    continue
                 if due is None or due <= now:
                     self.window.add(delivery)
                 elif due - now < SHORTEST_DELAY:
@@ -171,7 +180,12 @@ class Pipeline:
                 # Until a slot is free, nothing that is released in the window matters.
                 await self._wait(None)
             elif candidates := self.window.next(wanted, self._clock()):
-                await self._ask(candidates)
+                heard = self._cancellations.heard
+                if self._breakers.open:
+                    candidates = [one for one in candidates if not self._steps_aside(one)]
+                await (self._ask(candidates) if candidates else asyncio.sleep(0))
+                if self._cancellations.heard != heard:
+                    self.cancel()
             else:
                 await self._wait(self.window.wakes_at())
 
@@ -193,6 +207,15 @@ class Pipeline:
             return
         self._wake.clear()
 
+    def _steps_aside(self, delivery: Delivery) -> bool:
+        """Return whether a delivery does not run because of an outage, and has been put off."""
+        snoozed = self._breakers.aside(delivery, self._clock(), random.random())
+        if snoozed is None:
+            return False
+        self._settlement.finish(delivery, snoozed, Attempt(), None)
+        self.rounds += 1
+        return True
+
     async def _ask(self, batch: Sequence[Delivery]) -> None:
         candidates = [
             Candidate(one.identity, one.fence(), self._limits(one), one.handler.cost) for one in batch
@@ -204,7 +227,7 @@ class Pipeline:
         except AdmissionUnavailable as error:
             if self.queue.on_redis_down == "closed" or not self._taking:
                 log.warning("%s waits for Redis: %s", self.queue.name, error)
-                self.window.put_back(batch)
+                self.window.put_back([one for one in batch if not one.offsets.gone])
                 self.window.hold_all(self._clock() + REDIS_RETRY)
                 return
             log.warning("%s goes on without leases or limits: %s", self.queue.name, error)
@@ -228,6 +251,7 @@ class Pipeline:
                     running = self._leased[delivery] = Running(delivery)
                     self._ready.append(running)
                 case Duplicate():
+                    self._breakers.release(delivery)
                     self._settlement.drop(delivery)
                 case _ if delivery.offsets.gone:
                     continue
@@ -243,6 +267,7 @@ class Pipeline:
         self._filled.set()
 
     def _await_lease(self, delivery: Delivery, now: datetime, retry_after: timedelta) -> None:
+        self._breakers.release(delivery)
         delivery.waits += 1
         if delivery.waits <= LEASED_WAITS and delivery.not_before is None:
             self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
@@ -292,6 +317,8 @@ class Pipeline:
 
     async def _attempt(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
+        if self._breakers.open and self._steps_aside(delivery):
+            return
         started_at = running.started_at = self._clock()
         running.call = call
         if delivery.crashes >= CRASH_LIMIT:
@@ -311,6 +338,12 @@ class Pipeline:
                 report=running.report,
             )
             outcome, attempt = await self._execution.run(delivery, job, call)
+            if type(outcome) is Completed:
+                if delivery.handler.job_type in self._breakers.failing:
+                    self._breakers.succeeded(delivery, started_at, self._clock())
+            elif outcome is not None:
+                now, jitter = self._clock(), random.random()
+                outcome = self._breakers.failed(delivery, outcome, attempt.error, now, jitter)
         if outcome is None:
             self.ask_again(delivery)
             return
@@ -355,6 +388,31 @@ class Pipeline:
             delivery.watched = True
             self._settlement.postpone(delivery, now, now + self._lease, "it runs for long")
 
+    # -- cancelling -------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Give up what is cancelled and waits here, and stop what runs."""
+        find = self._cancellations.of
+        for delivery in self.window.take_out(lambda one: find(one) is not None):
+            self._give_up(delivery)
+        for delivery, running in list(self._leased.items()):
+            cancel = find(delivery)
+            if cancel is None:
+                continue
+            if running.call is not None:
+                self._execution.stop(running.call, Cancelled(cancel.by))
+            else:
+                del self._leased[delivery]
+                self._settlement.finish(delivery, cancel.outcome(delivery), Attempt(), None)
+                self._changed.set()
+
+    def _give_up(self, delivery: Delivery) -> bool:
+        """Return whether a delivery without a lease is cancelled, and see to its end if so."""
+        cancel = self._cancellations.of(delivery)
+        if cancel is not None:
+            self.unbegun.add(delivery, cancel.outcome(delivery))
+        return cancel is not None
+
     # -- leases and leaving -----------------------------------------------------------------------------
 
     def leased(self) -> list[Delivery]:
@@ -376,7 +434,7 @@ class Pipeline:
     def ask_again(self, delivery: Delivery) -> None:
         """Ask again for a delivery that lost its lease: whether its job is done, or runs elsewhere, or may run here."""
         delivery.token, delivery.leased_until = "", math.inf
-        if not delivery.offsets.gone:
+        if not delivery.offsets.gone and not self._give_up(delivery):
             self.window.hold(delivery, self._clock() + LEASED_RETRY)
             self._wake.set()
 
@@ -385,6 +443,7 @@ class Pipeline:
         for offsets in parted:
             offsets.gone = True
         self.window.drop(parted)
+        self.unbegun.leave()
         unstarted = [
             one
             for one, running in self._leased.items()

@@ -82,36 +82,58 @@ class Producer:
             }
         )
 
-    def start(self, messages: Sequence[Message], *, each: bool = False) -> Sending:
-        """Hand messages to librdkafka without waiting; `each` keeps the state of every message apart."""
+    def start(self, messages: Sequence[Message]) -> Sending:
+        """Hand messages to librdkafka, keeping the state of each; blocks while its queue is full, so not for a loop."""
         sending = Sending(len(messages))
-        produce = self._producer.produce
-        report: Report = sending.report
-        for index, (topic, key, value, headers) in enumerate(messages):
-            if each:
-                report = sending.reporter(index)
-            while True:
-                try:
-                    produce(topic, value, key, headers=headers, on_delivery=report)
-                    break
-                except BufferError:
-                    self._producer.poll(0.05)
-                except KafkaException as error:
-                    report(error.args[0], None)
-                    break
+        for index, message in enumerate(messages):
+            report = sending.reporter(index)
+            while not self._produce(message, report):
+                self._producer.poll(0.05)
         return sending
 
     async def send(self, messages: Sequence[Message]) -> list[KafkaError]:
         """Write messages and wait for them; returns the errors, none when all are there."""
-        sending = self.start(messages)
+        sending = Sending(len(messages))
+        report = sending.report
+        for message in messages:
+            while not self._produce(message, report):
+                await self._await_reports()
         while sending.left:
-            if not self.poll():
-                await asyncio.sleep(POLL_SECONDS)
+            await self._await_reports()
         return sending.errors
 
+    async def send_each(self, messages: Sequence[Message], timeout: timedelta) -> Sending:
+        """Write messages and wait for them, at most `timeout`, keeping the state of each."""
+        sending = Sending(len(messages))
+        deadline = time.monotonic() + timeout.total_seconds()
+        for index, message in enumerate(messages):
+            report = sending.reporter(index)
+            while not self._produce(message, report):
+                if time.monotonic() > deadline:
+                    return sending
+                await self._await_reports()
+        while sending.left and time.monotonic() < deadline:
+            await self._await_reports()
+        return sending
+
+    def _produce(self, message: Message, report: Report) -> bool:
+        """Hand over a message; False when the queue is full. Whatever else becomes of it is reported."""
+        topic, key, value, headers = message
+        try:
+            self._producer.produce(topic, value, key, headers=headers, on_delivery=report)
+        except BufferError:
+            return False
+        except KafkaException as error:
+            report(error.args[0], None)
+        return True
+
+    async def _await_reports(self) -> None:
+        if not self.poll():
+            await asyncio.sleep(POLL_SECONDS)
+
     def send_blocking(self, messages: Sequence[Message], timeout: timedelta) -> Sending:
-        """Write messages and wait for them, at most `timeout`."""
-        sending = self.start(messages, each=True)
+        """Write messages and wait for them, at most `timeout`; the twin of `send_each` for where no loop is."""
+        sending = self.start(messages)
         deadline = time.monotonic() + timeout.total_seconds()
         while sending.left and time.monotonic() < deadline:
             self._producer.poll(0.05)

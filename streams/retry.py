@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 GROUP = "streams-retry-forwarder"
 POLL = timedelta(milliseconds=100)
 BATCH = 500
+LATEST = datetime.max.replace(tzinfo=UTC)
 
 _DEAD_LETTER_TOPICS = {queue.topic: queue.dead_letter_topic for queue in QUEUES.values()}
 
@@ -52,7 +53,10 @@ class RetryForwarder:
     and committing forwards again; the fence in the ledger tells the copy.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, cancelled: Callable[[Mapping[str, bytes]], bool] = lambda headers: False
+    ) -> None:
+        self._cancelled = cancelled
         self._config: dict[str, Any] = {
             **settings.kafka,
             "group.id": GROUP,
@@ -69,11 +73,18 @@ class RetryForwarder:
         self._producer = Producer(settings.kafka)
         self._paused: dict[tuple[str, int], datetime] = {}
         self._stopping = threading.Event()
+        self.rounds = 0
+        """How often the thread has gone round its loop."""
         self._thread = threading.Thread(target=self._run, name="retry-forwarder", daemon=True)
 
     def start(self) -> None:
         """Begin to forward."""
         self._thread.start()
+
+    @property
+    def forwards(self) -> bool:
+        """Return whether it was started and not stopped, whatever its thread does."""
+        return self._thread.ident is not None and not self._stopping.is_set()
 
     async def stop(self) -> None:
         """Finish the batch at hand and leave the group."""
@@ -82,6 +93,7 @@ class RetryForwarder:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self.rounds += 1
             try:
                 self._consume()
             except KafkaException as error:
@@ -99,6 +111,7 @@ class RetryForwarder:
         try:
             consumer.subscribe(list(RETRY_DELAYS), on_revoke=self._forget)
             while not self._stopping.is_set():
+                self.rounds += 1
                 self._resume(consumer, datetime.now(UTC))
                 self._forward(consumer, consumed(consumer.consume(BATCH, POLL.total_seconds())))
         finally:
@@ -128,7 +141,8 @@ class RetryForwarder:
                 consumer.pause([record.at()])
                 consumer.seek(record.at())
                 continue
-            topic = next_topic(record.headers, now)
+            # A cancelled job need not hop on: its queue's worker settles it, and remembers that it is over.
+            topic = next_topic(record.headers, LATEST if self._cancelled(record.headers) else now)
             if topic is None:
                 log.error("%s names no queue and stays behind", record.place)
             else:
@@ -141,7 +155,7 @@ class RetryForwarder:
 
     def _write(self, messages: list[Message]) -> None:
         """Write records and wait for them; one too large for its queue, as none of a worker's is, is buried."""
-        sending = self._producer.start(messages, each=True)
+        sending = self._producer.start(messages)
         while sending.left:
             if not self._producer.poll():
                 time.sleep(0.002)

@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     process_count: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     health_host: str = "127.0.0.1"
     health_port: int | None = None
+    stalled_after: Duration = timedelta(seconds=60)
+    stalled_exit: bool = True
     handler_modules: Annotated[tuple[str, ...], NoDecode] = ()
 
     lease: Duration = timedelta(seconds=30)
@@ -85,6 +87,10 @@ class Settings(BaseSettings):
     def _durations_fit(self) -> Self:
         if self.lease < timedelta(seconds=3):
             raise ValueError(f"LEASE must be at least 3 s to be renewed in time, got {self.lease}")
+        if self.stalled_after < timedelta(seconds=5):
+            raise ValueError(
+                f"STALLED_AFTER must be at least 5 s, as an answer may take so long, got {self.stalled_after}"
+            )
         if self.marker_retention <= self.lease:
             raise ValueError(
                 f"MARKER_RETENTION ({self.marker_retention}) must exceed LEASE ({self.lease}), "

@@ -20,6 +20,7 @@ from streams.delivery import (
     Record,
     check_headers,
     header_text,
+    headers_of,
     milliseconds,
     next_headers,
     not_before_of,
@@ -91,14 +92,22 @@ class Settlement:
         """How many batches were dealt with, whatever became of them."""
         self.memory_bytes: int | None = None
 
-    def finish(self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime) -> None:
-        """Take the outcome of an attempt."""
+    def finish(
+        self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime | None
+    ) -> None:
+        """Take the outcome of an attempt; `started_at` is None when it did not begin."""
         at = self._clock()
         if isinstance(outcome, Snoozed) and delivery.snoozes >= self._snooze_limit:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
+<<<<<<< HEAD
         mark = Mark(delivery.identity, delivery.token, end, delivery.limits)
+=======
+        # What stepped aside before it was admitted has nothing to tell the ledger: the fence of its snooze will.
+        unasked = started_at is None and not delivery.token and not isinstance(outcome, Cancelled)
+        mark = None if unasked else Mark(delivery.identity, delivery.token, end)
+>>>>>>> main
         self._add(Ended(messages, delivery.offsets, delivery.offset, mark, delivery))
 
     def _route(
@@ -106,7 +115,7 @@ class Settlement:
         delivery: Delivery,
         outcome: Outcome,
         attempt: Attempt,
-        started_at: datetime,
+        started_at: datetime | None,
         at: datetime,
     ) -> tuple[list[Message], Done | Waiting]:
         """Return what is written for an outcome and how the ledger remembers it; the only place that routes."""
@@ -147,9 +156,9 @@ class Settlement:
                 letter = Message(delivery.queue.dead_letter_topic, delivery.key, delivery.value, headers)
                 event = tell("dead", delivery, at, reason=reason, failure=failure, **facts)
                 return [letter, event], Waiting(delivery.fence() + "~")
-            case Cancelled(by):
-                event = tell("cancelled", delivery, at, reason=by, **facts)
-                return [event], Waiting(delivery.fence() + "~")
+            case Cancelled(by, told):
+                events = [] if told else [tell("cancelled", delivery, at, reason=by, **facts)]
+                return events, Waiting(delivery.fence() + "~")
             case _:
                 assert_never(outcome)
 
@@ -176,7 +185,7 @@ class Settlement:
         """Bury a record that breaks the wire format, its bytes and key unchanged."""
         at = self._clock()
         failure = Failure.named(type(error).__name__, str(error))
-        headers = {name: value for name, value in record.headers if value is not None}
+        headers = headers_of(record)
         origin = origin_of(record, headers)
         headers["origin"] = header_text(origin)
         headers["queue"] = queue.name.encode()
@@ -197,7 +206,7 @@ class Settlement:
     def await_schema(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Snooze a record whose schema this worker does not have yet; bury it when that lasts too long."""
         at = self._clock()
-        headers = {name: value for name, value in record.headers if value is not None}
+        headers = headers_of(record)
         try:
             check_headers(headers)
             stated = not_before_of(headers)

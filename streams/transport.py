@@ -22,6 +22,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.offsets import PartitionOffsets
 from streams.worker import Partition, Worker
 
 log = logging.getLogger(__name__)
@@ -93,17 +94,25 @@ aiokafka_fetcher.MemoryRecords = ReadableRecords
 class Batch:
     """Records of one partition on their way to the agent of its topic."""
 
-    __slots__ = ("partition", "records", "taken")
+    __slots__ = ("offsets", "partition", "records", "taken")
 
-    def __init__(self, partition: Partition, records: Sequence[ConsumerRecord]) -> None:
+    def __init__(
+        self, partition: Partition, records: Sequence[ConsumerRecord], offsets: PartitionOffsets
+    ) -> None:
         self.partition = partition
         self.records = records
+        self.offsets = offsets
+        """Those of the assignment under which the records were read."""
         self.taken = asyncio.Event()
 
 
 class Consumer(driver.Consumer):
     """Faust's consumer with its acknowledgements taken out."""
 
+    rounds = 0
+    """How often the fetching loop has gone round."""
+    assignments = 0
+    commits = 0
     _left = False
 
     @property
@@ -119,6 +128,7 @@ class Consumer(driver.Consumer):
                 raise
 
     async def _fetch(self) -> None:
+        self.rounds += 1
         if not self.flow_active:
             await self.wait_first(self.can_resume_flow.wait(), self._stopped.wait())
             return
@@ -127,14 +137,35 @@ class Consumer(driver.Consumer):
         if not with_room:
             await asyncio.sleep(FETCH_SECONDS_WHEN_FULL)
             return
-        generation = self.app.consumer_generation_id
+        tracked = {tp: self._worker.offsets(Partition(*tp)) for tp in with_room}
         timeout = FETCH_SECONDS if with_room == active else FETCH_SECONDS_WHEN_FULL
         records = await self._getmany(with_room, timeout)
-        if not self.flow_active or generation != self.app.consumer_generation_id:
-            # What was read now belongs to an assignment that is gone; it is read again from the position.
-            return
+        # The call may have waited through a rebalance and bring what was read of the new assignment, whose
+        # position is beyond it by now.
+        strange = {
+            tp: batch[0].offset
+            for tp, batch in records.items()
+            if not self.flow_active or tracked[tp] is not self._worker.offsets(Partition(*tp))
+        }
+        if strange:
+            await self._thread.call_thread(self._read_again, self._thread._ensure_consumer(), strange)
         for tp, batch in records.items():
-            await self._hand_in(Batch(Partition(tp.topic, tp.partition), batch))
+            offsets = tracked[tp]
+            if tp not in strange and offsets is not None:
+                await self._hand_in(Batch(Partition(*tp), batch, offsets))
+
+    @staticmethod
+    async def _read_again(consumer: Any, first: Mapping[TP, int]) -> None:
+        """Let what was read from these offsets on, and was not handed in, be read again.
+
+        Never forward: what was read of an assignment that is gone lies before or behind the position of the new one,
+        which starts from what was committed.
+        """
+        assignment = consumer._subscription.subscription.assignment
+        for tp, offset in first.items():
+            state = None if assignment is None else assignment.state_value(tp)
+            if state is not None and state.has_valid_position and offset < state.position:
+                consumer.seek(TopicPartition(*tp), offset)
 
     async def _hand_in(self, batch: Batch) -> None:
         index = cast(Any, self.app.topics)._topic_name_index
@@ -146,6 +177,17 @@ class Consumer(driver.Consumer):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._worker.assign(Partition(tp.topic, tp.partition) for tp in assigned)
         await super().on_partitions_assigned(assigned, generation_id)
+        self.assignments += 1
+
+    @property
+    def flows(self) -> bool:
+        """Return whether the last rebalance has ended, so that what is assigned is read."""
+        return self.assignments > 0 and self.flow_active and not self.app.rebalancing
+
+    @property
+    def behind(self) -> bool:
+        """Return whether there are positions to commit."""
+        return self.flows and bool(self._moved())
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         if self.app.should_stop:
@@ -186,6 +228,7 @@ class Consumer(driver.Consumer):
             log.warning("positions were not committed, what they cover may be read again: %r", error)
             return False
         self._committed_offset.update(positions)
+        self.commits += 1
         return True
 
     def _moved(self) -> Mapping[TP, int]:

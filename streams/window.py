@@ -5,7 +5,7 @@ Pure and synchronous: the instant is an argument, nothing here waits.
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import count
 
@@ -100,16 +100,34 @@ class Window:
             instants.append(self._held_until)
         return min(instants, default=None)
 
+    def has_next(self, now: datetime) -> bool:
+        """Return whether `next` would take anything."""
+        if self._held_until is not None and self._held_until > now:
+            return False
+        shut = {name for name, until in self._held_lanes.items() if until > now}
+        due = (one.organization_id for until, _, one in self._held if until <= now)
+        return not shut.issuperset(self._lanes) or not shut.issuperset(due)
+
     def drop(self, gone: Iterable[object]) -> list[Delivery]:
         """Take out and return every delivery whose PartitionOffsets is among those given."""
         parted = set(map(id, gone))
+        return self.take_out(lambda one: id(one.offsets) in parted)
+
+    def take_out(self, meant: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Take out and return every delivery that is meant."""
         kept: list[Delivery] = []
         dropped: list[Delivery] = []
         for lane in self._lanes.values():
             for delivery in lane:
-                (dropped if id(delivery.offsets) in parted else kept).append(delivery)
-        held = [(until, one) for until, _, one in self._held if id(one.offsets) not in parted]
-        dropped += [one for _, _, one in self._held if id(one.offsets) in parted]
+                (dropped if meant(delivery) else kept).append(delivery)
+        held: list[tuple[datetime, Delivery]] = []
+        for until, _, one in self._held:
+            if meant(one):
+                dropped.append(one)
+            else:
+                held.append((until, one))
+        if not dropped:
+            return dropped
         self._lanes.clear()
         self._turns.clear()
         self._held.clear()

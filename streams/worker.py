@@ -14,7 +14,9 @@ from typing import NamedTuple
 import psutil
 
 from ratelimit import Admission, AdmissionUnavailable, Mark
+from ratelimit.control import Control, Listener
 from schemas.codec import Codec
+from streams.cancellation import Cancellations
 from streams.delivery import Record
 from streams.execution import Execution
 from streams.lifecycle import Lifecycle
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 FLUSH = timedelta(milliseconds=100)
 HOUSEKEEPING = timedelta(seconds=1)
+LISTENING = timedelta(milliseconds=500)
 CANCELLED_WITHIN = timedelta(seconds=3)
 """How long handlers in the loop have for cleaning up when the worker closes, once the grace is over."""
 
@@ -55,12 +58,18 @@ class Worker:
         admission: Admission,
         producer: Producer,
         clock: Callable[[], datetime],
+        control: Control | None = None,
     ) -> None:
         self.type = worker_type
         self._settings = settings
         self._codecs = {queue.name: codecs[queue.name] for queue in queues_of(worker_type)}
         self._admission = admission
         self._producer = producer
+        self._clock = clock
+        self._control = control
+        self._listener = Listener(control, clock=clock) if control else None
+        self._hears = True
+        self.cancellations = Cancellations()
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
         self._settlement = Settlement(
@@ -83,6 +92,7 @@ class Worker:
                 settlement=self._settlement,
                 lifecycle=lifecycle,
                 window=Window(records=settings.window_records, size_bytes=settings.window_bytes),
+                cancellations=self.cancellations,
                 concurrency=settings.concurrency(queue),
                 lease=settings.lease,
                 clock=clock,
@@ -108,9 +118,12 @@ class Worker:
         for pipeline in self.pipelines.values():
             self._admitting.append(self._duty(pipeline.admit(), f"admit {pipeline.queue.name}"))
             self._duty(pipeline.runners(), f"run {pipeline.queue.name}")
+            self._duty(pipeline.unbegun.run(), f"cancel {pipeline.queue.name}")
         self._duty(self._settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
+        if self._listener is not None:
+            self._duty(self._listen(), "listen")
         self._duty(self._keep_house(), "keep house")
 
     def _duty(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
@@ -126,11 +139,16 @@ class Worker:
 
     # -- records in, positions out ----------------------------------------------------------------------
 
+    def offsets(self, partition: Partition) -> PartitionOffsets | None:
+        """Return what is known of a partition under its present assignment, None while it is nobody's or another's."""
+        return self._offsets.get(partition)
+
     def has_room(self, partition: Partition) -> bool:
         """Return whether records of a partition may be handed in: its queue's window and its span have room."""
         offsets = self._offsets.get(partition)
         return (
             offsets is not None
+            and not offsets.gone
             and offsets.span < self._settings.window_span
             and not self.pipelines[partition.topic].window.full
         )
@@ -138,7 +156,7 @@ class Worker:
     def take(self, partition: Partition, records: Iterable[Record]) -> None:
         """Take the records of a partition, in the order of their offsets."""
         offsets = self._offsets.get(partition)
-        if offsets is not None:
+        if offsets is not None and not offsets.gone:
             self.pipelines[partition.topic].take(records, offsets)
 
     def positions(self) -> dict[Partition, int]:
@@ -199,6 +217,8 @@ class Worker:
         marks = [self._settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
         await self._admission.close()
+        if self._control is not None:
+            await self._control.close()
         self._producer.close()
 
     async def _give_back(self, marks: Sequence[Mark]) -> None:
@@ -217,6 +237,27 @@ class Worker:
             self._execution.cancel_overdue()
             for pipeline in self.pipelines.values():
                 pipeline.tell()
+
+    async def hear(self) -> None:
+        """Hear what operators said since the last time; while that cannot be asked, what is known holds."""
+        if self._listener is None:
+            return
+        try:
+            news = await self._listener.news()
+        except AdmissionUnavailable as error:
+            if self._hears:
+                log.warning("operators are not heard for now: %s", error)
+            self._hears = False
+            return
+        self._hears = True
+        if self.cancellations.hear(news, self._clock()):
+            for pipeline in self.pipelines.values():
+                pipeline.cancel()
+
+    async def _listen(self) -> None:
+        while True:
+            await self.hear()
+            await asyncio.sleep(LISTENING.total_seconds())
 
     async def _renew(self) -> None:
         while True:

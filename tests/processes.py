@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 import devstack
@@ -116,7 +123,7 @@ class Pipeline:
     _workers: list[Worker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._admin = AdminClient(self.settings.kafka)
+        self._admin = AdminClient({**self.settings.kafka, "log_level": 2})
 
     def worker(self, worker_type: str = "primary", **environment: str) -> Worker:
         """Return a worker that is stopped when the test ends."""
@@ -192,6 +199,14 @@ class Pipeline:
         """Wait until there are at least so many events of a kind, of whatever jobs."""
         wait_until(lambda: self.kinds()[kind] >= count, within_seconds, f"{count} times {kind}")
 
+    def members(self, group: str = "streams-primary") -> int:
+        """Return how many members of a group have partitions, 0 while a rebalance goes on."""
+        (future,) = self._admin.describe_consumer_groups([group], request_timeout=5).values()
+        found = future.result()
+        if found.state is not ConsumerGroupState.STABLE:
+            return 0
+        return sum(bool(one.assignment and one.assignment.topic_partitions) for one in found.members)
+
     def committed(self, group: str = "streams-primary") -> dict[tuple[str, int], int]:
         """Return the committed positions of a group; raises KafkaException when the broker cannot tell yet."""
         wanted = [ConsumerGroupTopicPartitions(group)]
@@ -263,7 +278,7 @@ def pipeline(stack: devstack.Stack, redis_url: str, folder: Path) -> Iterator[Pi
 
 def _remove(settings: Settings) -> None:
     """Delete the topics and the groups that an earlier test left."""
-    admin = AdminClient(settings.kafka)
+    admin = AdminClient({**settings.kafka, "log_level": 2})
     names = [topic.name for topic in topics.expected(settings)]
     present = [name for name in names if name in admin.list_topics(timeout=10).topics]
     for future in admin.delete_topics(present).values() if present else []:

@@ -14,6 +14,7 @@ from uuid import uuid4
 from confluent_kafka import KafkaError
 
 from ratelimit import AdmissionUnavailable, Answer, Candidate, Lease, Mark
+from ratelimit.control import ModelControl, Said
 from ratelimit.model import ModelAdmission
 from schemas import Codec, files
 from streams.backoff import Backoff
@@ -133,6 +134,17 @@ class Ledger(ModelAdmission):
             raise AdmissionUnavailable("down for the test")
 
 
+class Megaphone(ModelControl):
+    """The model of what operators say, which can be away for those who listen."""
+
+    down = False
+
+    async def after(self, version: int) -> list[Said]:
+        if self.down:
+            raise AdmissionUnavailable("down for the test")
+        return await super().after(version)
+
+
 @dataclass
 class Read:
     """A record as it is read."""
@@ -159,6 +171,7 @@ class Rig:
         self.clock = Clock()
         self.producer = RecordingProducer()
         self.ledger = Ledger(lease=self.lease, clock=self.clock)
+        self.control = Megaphone(clock=self.clock)
         self.codecs = {
             queue.name: Codec(
                 schema_of(queue)
@@ -177,6 +190,7 @@ class Rig:
             admission=self.ledger,
             producer=self.producer,
             clock=self.clock,
+            control=self.control,
         )
         self.worker.assign(Partition(topic, number) for topic in self.worker.topics for number in range(2))
         self._next: defaultdict[Partition, int] = defaultdict(int)

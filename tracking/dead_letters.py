@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from schemas.headers import headers_of
 
 
 class DeadLetters:
@@ -32,8 +33,8 @@ class DeadLetters:
                 problems.append(error)
 
         for message, reason in letters:
-            headers = [
-                *_headers(message),
+            headers: list[tuple[str, str | bytes | None]] = [
+                *headers_of(message),
                 ("reason", reason.encode("utf-8", "replace")),
                 ("origin", f"{message.topic()}/{message.partition()}/{message.offset()}".encode()),
             ]
@@ -56,15 +57,3 @@ class DeadLetters:
                 }
             )
         return self._producer
-
-
-# Called from C: for a name that is no UTF-8, confluent-kafka 2.16 returns a list with a hole in it besides the error
-# that it sets, and a call that Python 3.11 has specialised takes the list and crashes.
-_headers_of = methodcaller("headers")
-
-
-def _headers(message: Message) -> list[tuple[str, Any]]:
-    try:
-        return list(_headers_of(message) or [])
-    except (UnicodeDecodeError, SystemError):
-        return []

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -155,6 +156,17 @@ def list_jobs(
         found = [job_of(row) for row in connection.execute(query)]
     jobs = tuple(found[:limit])
     return Page(jobs, _cursor(jobs[-1]) if len(found) > limit else None)
+
+
+def find_jobs(database: Engine | Connection, organization_id: str, job_ids: Sequence[str]) -> dict[str, Job]:
+    """Return those of an organization's jobs that the store knows, by id."""
+    query = select(*JOB_COLUMNS).where(J.organization_id == organization_id)
+    found: dict[str, Job] = {}
+    with connected(database) as connection:
+        for start in range(0, len(job_ids), 1000):
+            rows = connection.execute(query.where(J.job_id.in_(job_ids[start : start + 1000])))
+            found |= {job.job_id: job for job in map(job_of, rows)}
+    return found
 
 
 def get_job(

@@ -28,13 +28,29 @@ def position(pipeline: Pipeline) -> int:
 
 
 def test_a_slow_job_holds_the_position_while_later_ones_complete(pipeline: Pipeline) -> None:
-    slow, *quick = publish(pipeline, Work(work_ms=6000), *[Work(work_ms=1)] * 50)
+    slow, *quick = publish(pipeline, Work(work_ms=6000), *[Work(work_ms=1)] * 40)
     pipeline.worker().start()
     pipeline.wait_for("completed", len(quick))
     assert slow not in {event["jobId"] for event in pipeline.events() if event["kind"] == "completed"}
     assert position(pipeline) <= 0, "the first record is still worked on"
-    pipeline.wait_for("completed", 51)
-    wait_until(lambda: position(pipeline) == 51, 10, "all positions are committed")
+    pipeline.wait_for("completed", 41)
+    wait_until(lambda: position(pipeline) == 41, 10, "all positions are committed")
+
+
+def test_a_slow_job_that_holds_many_back_is_passed_and_still_not_lost_to_a_kill(pipeline: Pipeline) -> None:
+    slow, *quick = publish(pipeline, Work(work_ms=15_000), *[Work(work_ms=1)] * 100)
+    worker = pipeline.worker().start()
+    pipeline.wait_for("completed", len(quick))
+    wait_until(lambda: position(pipeline) == 101, 5, "the position has passed the job that runs")
+    worker.kill()
+    killed_at = time.time()
+    worker.start()
+    pipeline.wait_for("completed", 101)
+    first, second = [one for one in pipeline.executions() if (one.job_id, one.what) == (slow, "start")]
+    assert first.at < killed_at < second.at
+    assert second.attempt == 1, "a crash is no attempt"
+    (end,) = [one for one in pipeline.events() if (one["jobId"], one["kind"]) == (slow, "completed")]
+    assert end["attempt"] == 1
 
 
 def test_a_long_job_is_told_as_started_and_a_short_one_only_at_its_end(pipeline: Pipeline) -> None:

@@ -28,6 +28,7 @@ from ratelimit import (
     Waiting,
     fence,
 )
+from ratelimit.control import RedisControl
 from ratelimit.redis import RedisAdmission
 
 pytestmark = pytest.mark.stack
@@ -359,6 +360,7 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
         await redis.execute_command(  # type: ignore[no-untyped-call]
             "ACL", "SETUSER", "worker", "on", ">s3:cr/et", "~{streams}:*", "resetchannels",
             "-@all", "+evalsha", "+eval", "+mget", "+set", "+time", "+ping", "+select", "+hello", "+client|setinfo",
+            "+zadd", "+zrange", "+zrangebyscore", "+zrevrange", "+zrem", "+hset", "+hmget", "+hdel",
         )  # fmt: skip
         url = (
             f"redis://worker:s3%3Acr%2Fet@127.0.0.1:{server.port}/5"
@@ -371,11 +373,17 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
         assert await admission.settle([Mark("acme:1", run.token, Done())]) == [True]
         assert await admission.completed(["acme:1"]) == [True]
         await admission.close()
+        control = RedisControl.from_url(url, prefix="streams")
+        for keep in (timedelta(milliseconds=1), None):
+            await control.say({"a": "1"}, keep)
+            assert [said.name for said in await control.after(0)] == ["a"]
+        await control.close()
         async with (
             Redis.from_url(server.url, db=5) as there,
             Redis.from_url(server.url.replace("/3", "/5")) as five,
         ):
-            assert sorted(await five.keys()) == [b"{streams}:job:acme:1", b"{streams}:limit:queue:emails"]
+            keys = [key for key in await five.keys() if b":control:" not in key]
+            assert sorted(keys) == [b"{streams}:job:acme:1", b"{streams}:limit:queue:emails"]
             assert await there.ping()
         elsewhere = RedisAdmission.from_url(url, prefix="other")
         with pytest.raises(NoPermissionError):

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -50,9 +51,9 @@ class Log:
     end: int = 0
 
     def since(self, offset: int, most: int) -> list[Stored]:
-        first = next(
-            (index for index, one in enumerate(self.records) if one.offset >= offset), len(self.records)
-        )
+        if offset >= self.end:
+            return []
+        first = bisect_left(self.records, offset, key=lambda one: one.offset)
         return self.records[first : first + most]
 
 
@@ -74,10 +75,15 @@ class Broker:
 
     def of(self, topic: str) -> list[Stored]:
         """Return the records of a topic."""
-        return [one for number in range(self.partitions) for one in self.log(Partition(topic, number)).records]
+        return [
+            one for number in range(self.partitions) for one in self.log(Partition(topic, number)).records
+        ]
 
     def log(self, partition: Partition) -> Log:
-        return self.logs.setdefault(partition, Log())
+        log = self.logs.get(partition)
+        if log is None:
+            log = self.logs[partition] = Log()
+        return log
 
     def append(self, message: Message) -> Stored:
         """Put a record into its log, now."""
@@ -100,7 +106,7 @@ class Broker:
 
     async def recovered(self) -> None:
         """Return when the broker answers."""
-        while not self.healthy:
+        while not self.healthy:  # noqa: ASYNC110 - polling costs nothing where time is virtual
             await asyncio.sleep(0.05)
 
     async def fetch(
@@ -115,6 +121,8 @@ class Broker:
             self._arrivals.append(arrival)
             await asyncio.wait([arrival], timeout=wait_seconds)
             found = self._read(positions, most) if self.healthy else {}
+        if self._chance.random() < 0.03:
+            await asyncio.sleep(self._chance.uniform(0.3, 4.0))  # long enough for a rebalance to overtake it
         return found
 
     def _read(self, positions: Mapping[Partition, int], most: int) -> dict[Partition, list[Stored]]:
@@ -171,8 +179,9 @@ class SimulatedProducer(Producer):
             if not done.done():
                 done.set_result(None)
 
+        slowest = 1.0 if self._chance.random() < 0.05 else 0.02
         for message in messages:
-            outside(loop, self._chance.uniform(0.001, 0.02), arrive, message)
+            outside(loop, self._chance.uniform(0.001, slowest), arrive, message)
         await done
         return []
 
@@ -208,7 +217,9 @@ class Group:
         self.owners: dict[Partition, str] = {}
         self._broker = broker
         self._chance = chance
-        self._partitions = [Partition(topic, number) for topic in topics for number in range(broker.partitions)]
+        self._partitions = [
+            Partition(topic, number) for topic in topics for number in range(broker.partitions)
+        ]
         self._members: dict[str, Membership] = {}
         self._rebalance_until: float | None = None
         self._cut: dict[str, float] = {}
@@ -219,6 +230,10 @@ class Group:
     def cut(self, name: str, seconds: float) -> None:
         """Keep a member from reaching the coordinator."""
         self._cut[name] = self._broker.loop.time() + seconds
+
+    def rebalance(self) -> None:
+        """Have all members join anew, as when the topics change."""
+        self._prepare()
 
     def mend(self) -> None:
         """Let every member reach the coordinator, and lose no more commits."""
@@ -234,7 +249,7 @@ class Group:
                 if member.joining is None and now - member.seen_at > SESSION_SECONDS:
                     self._remove(member.name)
             if self._rebalance_until is not None:
-                self._rebalance(now)
+                self._try_rebalance(now)
 
     async def join(self, name: str) -> tuple[int, list[Partition]]:
         """Return the next generation and the partitions in it, once every member has given up its own."""
@@ -286,7 +301,7 @@ class Group:
 
     async def _reach(self, name: str) -> None:
         await asyncio.sleep(self._chance.uniform(0.001, 0.01))
-        while not self._broker.healthy or self._cut.get(name, 0.0) > self._broker.loop.time():
+        while not self._broker.healthy or self._cut.get(name, 0.0) > self._broker.loop.time():  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
     def _remove(self, name: str) -> None:
@@ -296,9 +311,9 @@ class Group:
     def _prepare(self) -> None:
         if self._rebalance_until is None:
             self._rebalance_until = self._broker.loop.time() + REBALANCE_SECONDS
-        self._rebalance(self._broker.loop.time())
+        self._try_rebalance(self._broker.loop.time())
 
-    def _rebalance(self, now: float) -> None:
+    def _try_rebalance(self, now: float) -> None:
         """Begin the next generation when every member has joined, or those that have not are out of time."""
         assert self._rebalance_until is not None
         late = [one.name for one in self._members.values() if one.joining is None]

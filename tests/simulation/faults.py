@@ -51,6 +51,8 @@ class Faults:
             case "join":
                 if len(alive) < 4:
                     world.start_member()
+            case "rebalance":
+                world.group.rebalance()
             case "pause":
                 process.stop()
                 world.loop.call_later(fault.size, process.go_on)

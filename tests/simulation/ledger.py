@@ -60,7 +60,9 @@ class Network:
 class Redis:
     """The ledger itself; `flush` loses everything."""
 
-    def __init__(self, loop: Loop, chance: random.Random, lease: timedelta, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, loop: Loop, chance: random.Random, lease: timedelta, now: Callable[[], datetime]
+    ) -> None:
         self.loop = loop
         self.chance = chance
         self.lease_seconds = lease.total_seconds()
@@ -78,7 +80,9 @@ class Redis:
         self.holdings.clear()
         self.flushed += 1
 
-    async def admit(self, candidates: Sequence[Candidate], process: Process, doubted: set[str]) -> list[Answer]:
+    async def admit(
+        self, candidates: Sequence[Candidate], process: Process, doubted: set[str]
+    ) -> list[Answer]:
         """Answer a batch, after giving back what batches in doubt were granted."""
         unheard = [
             Mark(one.identity, held.token, Released())
@@ -100,9 +104,7 @@ class Redis:
                 f"{candidate.identity} was leased to {process.name} at {now:.3f} s while {before.process.name}"
                 f" held it until {before.until:.3f} s"
             )
-        self.grants.append(
-            Grant(candidate.identity, candidate.fence, process, now, answer.crashes, before)
-        )
+        self.grants.append(Grant(candidate.identity, candidate.fence, process, now, answer.crashes, before))
         self.fences.setdefault(candidate.identity, set()).add(candidate.fence)
         self.holdings[candidate.identity] = Holding(
             answer.token, process, candidate.fence, now, now, now + self.lease_seconds
@@ -150,6 +152,7 @@ class Connection:
             # It may run after its caller gave up: what it granted must be known to be in doubt then, too.
             if gave_up:
                 self._doubt(granted)
+                self.network.troubles.append((now, self._redis.loop.time()))
             return answers
 
         gave_up = False

@@ -248,7 +248,7 @@ class Loop(asyncio.AbstractEventLoop):
         self.steps += 1
         step.context.run(step.callback, *step.arguments)
 
-    def close(self, processes: Iterable[Process]) -> None:
+    def end(self, processes: Iterable[Process]) -> None:
         """Cancel all that is left and let it end, so that Python finds no half-run coroutine to complain about.
 
         The world is over by then: nobody looks at what this does.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMMIT_SECONDS = 0.25
 HEARTBEAT_SECONDS = 0.5
 FETCH_SECONDS = 1.0
-FETCH_SECONDS_WHEN_FULL = 0.01
+FETCH_SECONDS_WHEN_FULL = 0.05
 POLL_RECORDS = 500
 
 
@@ -87,7 +87,13 @@ class Member:
             clock=self.clock,
         )
         self.worker.start()
-        for work in (self._membership(), self._fetching(), self._committing(), self._watch(), self.forwarder.run()):
+        for work in (
+            self._membership(),
+            self._fetching(),
+            self._committing(),
+            self._watch(),
+            self.forwarder.run(),
+        ):
             self._world.spawn(self.process, work)
 
     async def _watch(self) -> None:
@@ -118,7 +124,7 @@ class Member:
             self._committed = {partition: self._group.committed(partition) for partition in share}
             self._assigned = dict(self._committed)
             self._flow = True
-            while await self._group.heartbeat(name, self.generation):
+            while await self._group.heartbeat(name, self.generation):  # noqa: ASYNC110
                 await asyncio.sleep(HEARTBEAT_SECONDS)
             if self._stopping:
                 return
@@ -143,6 +149,10 @@ class Member:
 
     # -- records in --------------------------------------------------------------------------------------
 
+    def current(self, generation: int) -> bool:
+        """Return whether what was fetched in a generation may still be handed in."""
+        return self._flow and generation == self.generation
+
     async def _fetching(self) -> None:
         while not self._stopping:
             await self._fetch()
@@ -159,17 +169,17 @@ class Member:
         whole = len(with_room) == len(self._assigned)
         timeout = FETCH_SECONDS if whole else FETCH_SECONDS_WHEN_FULL
         records = await self._broker.fetch(with_room, POLL_RECORDS, timeout)
-        if not self._flow or generation != self.generation:
+        if not self.current(generation):
             return
         for partition, batch in records.items():
-            if self._flow and generation == self.generation:
+            if self.current(generation):
                 self._assigned[partition] = batch[-1].offset + 1
                 await self._hand_in(partition, batch)
 
     async def _hand_in(self, partition: Partition, batch: list[Stored]) -> None:
         generation = self.generation
         await asyncio.sleep(0)  # the way through the agent's queue, which a rebalance clears
-        if self._flow and generation == self.generation:
+        if self.current(generation):
             self._world.read(self.process, batch)
             self.worker.take(partition, batch)
 
@@ -215,7 +225,9 @@ class Forwarder:
     async def run(self) -> None:
         """Forward what is due until the process ends."""
         partitions = [
-            Partition(topic, number) for topic in RETRY_DELAYS for number in range(self._world.broker.partitions)
+            Partition(topic, number)
+            for topic in RETRY_DELAYS
+            for number in range(self._world.broker.partitions)
         ]
         while not self.stopping:
             await asyncio.sleep(0.1)

@@ -13,15 +13,15 @@ TROUBLE_SECONDS = 14.0
 """From then on, nothing goes wrong any more."""
 
 Kind = Literal[
-    "crash", "crash in produce", "crash in redis", "crash in forwarder", "stop", "join", "pause", "cut",
+    "crash", "crash in produce", "crash in redis", "crash in forwarder", "stop", "join", "rebalance", "pause", "cut",
     "redis down", "redis down for one", "redis slow", "redis lossy", "flush",
     "broker down", "broker refuses", "commits lost", "clock jump",
 ]  # fmt: skip
 
 WEIGHTS: dict[Kind, int] = {
     "crash": 6, "crash in produce": 4, "crash in redis": 4, "crash in forwarder": 1, "stop": 3, "join": 3,
-    "pause": 3, "cut": 3, "redis down": 2, "redis down for one": 2, "redis slow": 2, "redis lossy": 2, "flush": 1,
-    "broker down": 2, "broker refuses": 1, "commits lost": 2, "clock jump": 2,
+    "rebalance": 6, "pause": 3, "cut": 3, "redis down": 2, "redis down for one": 2, "redis slow": 2, "redis lossy": 2,
+    "flush": 1, "broker down": 2, "broker refuses": 1, "commits lost": 2, "clock jump": 2,
 }  # fmt: skip
 
 
@@ -97,8 +97,8 @@ class Plan:
         return any(fault.kind == "flush" for fault in self.faults)
 
 
-def plan_of(seed: int) -> Plan:
-    """Return the world of a seed."""
+def plan_of(seed: int, only: Kind | None = None) -> Plan:
+    """Return the world of a seed; with `only`, eight faults of that kind go wrong in it and no others."""
     chance = random.Random(f"plan {seed}")
     skewed = chance.random() < 0.3
     plan = Plan(
@@ -119,9 +119,9 @@ def plan_of(seed: int) -> Plan:
     for number in range(chance.choice((0, 0, 1, 3))):
         place = chance.choice(queues), chance.choice(ORGANIZATIONS)
         plan.poison.append((chance.uniform(0, 6), *place, b"not avro %d" % number))
-    plan.faults = sorted(
-        (_fault(chance) for _ in range(chance.choice((0, 1, 2, 3, 4, 6, 8)))), key=lambda one: one.at
-    )
+    kinds = WEIGHTS if only is None else {only: 1}
+    number = chance.choice((0, 1, 2, 3, 4, 6, 8)) if only is None else 8
+    plan.faults = sorted((_fault(chance, kinds) for _ in range(number)), key=lambda one: one.at)
     return plan
 
 
@@ -169,8 +169,8 @@ def _steps(chance: random.Random) -> tuple[Step, ...]:
     return (*failures, last)
 
 
-def _fault(chance: random.Random) -> Fault:
-    kind = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+def _fault(chance: random.Random, kinds: dict[Kind, int]) -> Fault:
+    kind = chance.choices(list(kinds), list(kinds.values()))[0]
     match kind:
         case "crash":
             size: float = chance.randrange(0, 1500)

@@ -4,12 +4,11 @@ import asyncio
 import hashlib
 import logging
 import random
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -31,7 +30,7 @@ from tests.simulation.judge import Judge
 from tests.simulation.ledger import Redis
 from tests.simulation.loop import Loop, NumberedTask, Process, Stalled
 from tests.simulation.member import Member
-from tests.simulation.plan import TROUBLE_SECONDS, Plan, plan_of
+from tests.simulation.plan import TROUBLE_SECONDS, Plan
 
 LEASE = timedelta(seconds=3)
 DRAIN_SECONDS = 240.0
@@ -75,7 +74,8 @@ class World:
     def __init__(self, plan: Plan, *, keep_trace: bool = False) -> None:
         self.plan = plan
         self.chance = random.Random(f"world {plan.seed}")
-        self.loop = Loop(random.Random(f"order {plan.seed}"), shuffled=plan.shuffled)
+        order = random.Random(f"order {plan.seed}")
+        self.loop = Loop(order, shuffled=plan.shuffled)  # type: ignore[abstract]
         self.codecs, self.events_codec = codecs()
         self.broker = Broker(self.loop, self.chance, plan.partitions, plan.gaps)
         self.group = Group(self.broker, self.chance, [queue.topic for queue in QUEUES_HERE])
@@ -207,15 +207,19 @@ class World:
 
     async def _publish(self) -> None:
         publisher = Publisher(self.codecs, Lifecycle(self.events_codec))
-        todo: list[tuple[float, Callable[[], None]]] = []
+        todo: list[tuple[float, Callable[[], object]]] = []
         for job in self.plan.jobs:
             if job.parent is not None:
                 continue
             for copy in range(job.copies):
-                todo.append((job.at + copy * self.chance.choice((0.0, 0.01, 2.0)), self._publication(publisher, job)))
+                todo.append(
+                    (job.at + copy * self.chance.choice((0.0, 0.01, 2.0)), self._publication(publisher, job))
+                )
         for at, queue, organization, data in self.plan.poison:
-            bad = Message(queue.topic, organization.encode(), data, [("organization-id", organization.encode())])
-            todo.append((at, lambda bad=bad: self.broker.append(bad)))  # type: ignore[misc]
+            bad = Message(
+                queue.topic, organization.encode(), data, [("organization-id", organization.encode())]
+            )
+            todo.append((at, partial(self.broker.append, bad)))
         for at, act in sorted(todo, key=lambda one: one[0]):
             await asyncio.sleep(max(0.0, at - self.loop.time()))
             await self.broker.recovered()
@@ -276,7 +280,7 @@ class World:
                 len(self.plan.faults),
                 self.trace or [],
             )
-            self.loop.close(member.process for member in self.members)
+            self.loop.end(member.process for member in self.members)
         return report
 
 
@@ -353,14 +357,3 @@ def simulated(world: World) -> Iterator[None]:
         finally:
             logging.disable(disabled)
             random.setstate(before)
-
-
-def run(seed: int, *, keep_trace: bool = False) -> Report:
-    """Run the world of a seed."""
-    return World(plan_of(seed), keep_trace=keep_trace).run()
-
-
-def timed(seed: int) -> tuple[Report, float]:
-    """Run the world of a seed and say how many real seconds it took."""
-    began = time.perf_counter()
-    return run(seed), time.perf_counter() - began

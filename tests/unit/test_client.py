@@ -33,8 +33,10 @@ class Broker(Producer):
         self.sent: list[Message] = []
         self.closed = False
 
-    def start(self, messages: Sequence[Message], *, each: bool = False) -> Sending:
-        assert each
+    async def send_each(self, messages: Sequence[Message], timeout: timedelta) -> Sending:
+        return self.send_blocking(messages, timeout)
+
+    def send_blocking(self, messages: Sequence[Message], timeout: timedelta) -> Sending:
         sending = Sending(len(messages))
         for index, message in enumerate(messages):
             self.sent.append(message)
@@ -42,12 +44,6 @@ class Broker(Producer):
             if answer is not None:
                 sending.reporter(index)(None if answer is True else answer, None)  # type: ignore[arg-type]
         return sending
-
-    def send_blocking(self, messages: Sequence[Message], timeout: timedelta) -> Sending:
-        return self.start(messages, each=True)
-
-    def poll(self) -> int:
-        return 0
 
     def close(self, timeout: timedelta = timedelta(0)) -> int:
         self.closed = True

@@ -1,11 +1,12 @@
 """Every topic's codec: from the files, from the handlers there are, or with a registry."""
 
+from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from schemas import files
+from schemas import Registry, files
 from streams import agents
 from streams.codecs import codecs, lifecycle_codec
 from streams.errors import ConfigError
@@ -54,6 +55,21 @@ def test_handlers_from_elsewhere_join_and_what_the_files_versions_wrote_is_still
         assert codec.header != plain.header
         assert codec.decode(written)["jobId"] == "job-1"
         assert plain.job_types == codecs(settings())[EMAILS.name].job_types, "only where it was asked for"
+
+
+def test_one_registry_is_opened_for_all_codecs_of_a_process() -> None:
+    agents.load()
+    opened = []
+
+    class Opened(Registry):
+        def __init__(self, url: str) -> None:
+            opened.append(url)
+            super().__init__(url)
+
+    with patch("streams.codecs._registry", lru_cache(Opened)):
+        codecs(settings(schema_registry_url="mock://one"))
+        lifecycle_codec(settings(schema_registry_url="mock://one"))
+    assert opened == ["mock://one"]
 
 
 def test_a_registry_that_is_away_is_a_sentence() -> None:

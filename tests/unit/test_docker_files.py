@@ -166,6 +166,17 @@ def test_the_health_check_fails_when_nothing_answers() -> None:
     assert f"nothing answers on port {port}" in result.stdout
 
 
+def test_a_worker_that_answers_nothing_is_given_up_in_time() -> None:
+    """A blocked event loop takes the connection and stays silent."""
+    (image,) = re.findall(r"^HEALTHCHECK .*--timeout=(\d+)s", DOCKERFILE, re.M)
+    script = (ROOT / "docker" / "healthcheck.py").read_text()
+    (own,) = re.findall(r"timeout=(\d+)", script)
+    assert int(own) < int(image), "the script says why before Docker ends it"
+    for name, service in SERVICES.items():
+        check = service.get("healthcheck", {})
+        assert check.get("disable") or not check or "timeout" in check, name
+
+
 def _check_health(port: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, ROOT / "docker" / "healthcheck.py"],

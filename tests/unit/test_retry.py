@@ -105,7 +105,7 @@ class FakeProducer(Producer):
         self.sent: list[Message] = []
         self.refused: dict[str, KafkaError] = {}
 
-    def start(self, messages: Sequence[Message], *, each: bool = False) -> Sending:
+    def start(self, messages: Sequence[Message]) -> Sending:
         sending = Sending(len(messages))
         for index, message in enumerate(messages):
             error = self.refused.get(message.topic)
@@ -212,6 +212,33 @@ def test_any_other_refusal_commits_nothing(
     with pytest.raises(KafkaException):
         forwarder._forward(consumer, [waiting(1, timedelta(seconds=6), **due)])
     assert consumer.committed == {}
+
+
+async def test_it_shows_that_it_goes_round_from_its_start_to_its_end(
+    forwarder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoRecords:
+        def __init__(self, config: Any) -> None:
+            self.asked = 0
+
+        def subscribe(self, topics: list[str], on_revoke: Any) -> None: ...
+
+        def consume(self, count: int, timeout: float) -> list[Any]:
+            self.asked += 1
+            if self.asked == 3:
+                assert forwarder.forwards
+                forwarder._stopping.set()
+            return []
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("streams.retry.Consumer", NoRecords)
+    monkeypatch.setattr(forwarder._producer, "close", lambda: 0)
+    assert (forwarder.forwards, forwarder.rounds) == (False, 0)
+    forwarder.start()
+    forwarder._thread.join(10)
+    assert forwarder.rounds >= 3
+    assert not forwarder.forwards
 
 
 async def test_an_error_of_any_kind_starts_it_again(

@@ -167,7 +167,9 @@ class Conservation(RuleBasedStateMachine):
 
     @rule(limit=st.integers(0, 10))
     def take(self, limit: int) -> None:
+        some = self.window.has_next(self.now)
         taken = self.window.next(limit, self.now)
+        assert bool(taken) == (some and limit > 0)
         assert len(taken) <= limit
         assert set(taken) <= self.inside
         self.inside -= set(taken)

@@ -1,0 +1,1 @@
+"""Real processes under real faults, judged by one oracle: `python -m tests.chaos --list`."""

@@ -1,0 +1,453 @@
+"""The oracle: what must hold whatever happened, judged from the outside.
+
+Each invariant is a function from a history to a verdict with a figure; a verdict against the system names a job
+and tells its story. That each of them can fail is tested in tests/unit/test_chaos_oracle.py.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from streams.queues import RETRY_DELAYS
+from tests.chaos.history import Carried, Execution, History, Incident, Place, Told
+from tracking.states import FINAL, MOVES, Status
+
+SETTLE_SECONDS = 1.0
+"""What ended so shortly before its worker died may not be settled yet, and run again."""
+
+WARM_SECONDS = 5.0
+"""A worker that has just started imports, connects and fills its caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An invariant, what was measured, and what is wrong, if something is."""
+
+    invariant: str
+    figure: str
+    violation: str = ""
+    story: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        return not self.violation
+
+
+@dataclass(slots=True)
+class Limits:
+    """What a fault may cost; each fault can ask for others."""
+
+    recovery_seconds: float = 20.0
+    """From the heal to at least half the rate of ends before the fault."""
+    drain_seconds: float = 60.0
+    growth_mib: float = 40.0
+    peak_mib: float = 120.0
+
+
+def judge(history: History, limits: Limits) -> list[Verdict]:
+    """Return the verdict on every invariant."""
+    return [
+        no_loss(history),
+        effect_once(history),
+        executions_explained(history),
+        one_at_a_time(history),
+        positions_behind(history),
+        legal_moves(history),
+        tracking_is_the_fold(history),
+        memory_flat(history, limits),
+        back_to_normal(history, limits),
+        no_secret(history),
+    ]
+
+
+def _against(history: History, name: str, figure: str, violation: str, job_id: str) -> Verdict:
+    return Verdict(name, figure, violation, tuple(history.story(job_id)))
+
+
+# -- ends and effects ------------------------------------------------------------------------------------
+
+
+def no_loss(history: History) -> Verdict:
+    """Every acknowledged publish comes to exactly one end, the one its job asks for; what is dead has a letter."""
+    name = "no loss"
+    wanted = {one.job_id: one.end for one in history.published}
+    ends = {
+        job_id: {event.kind for event in events if event.kind in FINAL and not event.replay}
+        for job_id, events in history.events.items()
+    }
+    figure = f"{len(wanted)} acknowledged, {sum(bool(ends.get(job_id)) for job_id in wanted)} ended"
+    letters = {record.job_id for record in history.carried if record.topic.endswith(".dlt")}
+    for job_id, end in wanted.items():
+        found = ends.get(job_id, set())
+        if not found:
+            lost = sum(not ends.get(other) for other in wanted)
+            return _against(history, name, figure, f"{lost} jobs have no end, such as {job_id}", job_id)
+        if len(found) > 1 or (end is not None and found != {end}):
+            told = " and ".join(sorted(found))
+            return _against(history, name, figure, f"{job_id} must be {end}, is {told}", job_id)
+        if found == {"dead"} and job_id not in letters:
+            return _against(history, name, figure, f"{job_id} is dead and has no dead letter", job_id)
+    return Verdict(name, figure)
+
+
+def effect_once(history: History) -> Verdict:
+    """Each idempotency key whose job completes has its effect, once, and nothing else has one."""
+    name = "effect once"
+    of_job = {one.job_id: f"{one.organization}-{one.key}" for one in history.published}
+    certain = {of_job[one.job_id]: one.job_id for one in history.published if one.end == "completed"}
+    possible = {of_job[one.job_id] for one in history.published if one.end in ("completed", None)}
+    count = Counter(history.effects)
+    figure = f"{len(count)} effects"
+    for effect, job_id in certain.items():
+        if effect not in count:
+            return _against(history, name, figure, f"{job_id} has no effect", job_id)
+    by_effect = {effect: job_id for job_id, effect in of_job.items()}
+    for effect, times in count.items():
+        if times > 1 or effect not in possible:
+            wrong = f"{effect} happened {times} times" if times > 1 else f"{effect} must not have happened"
+            return _against(history, name, figure, wrong, by_effect.get(effect, ""))
+    return Verdict(name, figure)
+
+
+# -- executions ------------------------------------------------------------------------------------------
+
+
+def executions_explained(history: History) -> Verdict:
+    """A job runs once, and again only for a reason: it was retried or snoozed, or its worker was hurt meanwhile."""
+    name = "executions"
+    extra = 0
+    unexplained: list[tuple[str, Execution]] = []
+    for job_id, runs in history.runs.items():
+        excuses = list(runs[:1])
+        for run in runs[1:]:
+            excuse = next((one for one in excuses if _retried(history, one, run)), None)
+            if excuse is None:
+                excuse = next((one for one in excuses if _interrupted(history, one, run)), None)
+                extra += 1
+            if excuse is None:
+                unexplained.append((job_id, run))
+            else:
+                excuses.remove(excuse)  # each run is a reason for one other
+            excuses.append(run)
+    bound = sum(_in_flight(history, incident) for incident in history.incidents if incident.repeats)
+    figure = f"{len(history.executions)} runs, {extra} repeated of {bound} in flight at faults"
+    if unexplained:
+        job_id, run = unexplained[0]
+        wrong = (
+            f"{len(unexplained)} runs have no reason, such as attempt {run.attempt} of {job_id} on {run.pid}"
+        )
+        return _against(history, name, figure, wrong, job_id)
+    if extra > bound:
+        return Verdict(name, figure, f"{extra} runs were repeated where {bound} jobs were in flight")
+    return Verdict(name, figure)
+
+
+def _retried(history: History, earlier: Execution, later: Execution) -> bool:
+    return any(
+        event.kind in ("retried", "snoozed")
+        and event.attempt == earlier.attempt
+        and later.attempt == earlier.attempt + (event.kind == "retried")
+        and earlier.started <= event.written + 0.01 <= later.started + 0.05
+        for event in history.events.get(later.job_id, [])
+    ) or any(
+        event.kind == "replayed" and earlier.started <= event.written <= later.started
+        for event in history.events.get(later.job_id, [])
+    )
+
+
+def _interrupted(history: History, earlier: Execution, later: Execution) -> bool:
+    return any(
+        incident.begin <= later.started and _in_flight_at(earlier, incident) for incident in history.incidents
+    )
+
+
+def _in_flight_at(run: Execution, incident: Incident) -> bool:
+    """Return whether an incident may make a run happen again."""
+    if not incident.repeats or incident.pid not in (None, run.pid) or run.started > incident.end:
+        return False
+    if incident.what == "left":
+        # What ends while its worker leaves is settled; what does not is handed on.
+        return run.ended is None or (run.how == "cancelled" and run.ended >= incident.begin)
+    return run.ended is None or run.ended >= incident.begin - SETTLE_SECONDS
+
+
+def _in_flight(history: History, incident: Incident) -> int:
+    return sum(_in_flight_at(run, incident) for run in history.executions)
+
+
+def one_at_a_time(history: History) -> Verdict:
+    """No two workers run one job at the same time, unless one was frozen or the ledger was away."""
+    name = "one at a time"
+    overlaps: list[tuple[str, Execution, Execution]] = []
+    excused = 0
+    for job_id, runs in history.runs.items():
+        for index, run in enumerate(runs):
+            over = _over_at(history, run)
+            for later in runs[index + 1 :]:
+                if later.started >= over:
+                    continue
+                if any(_may_overlap(incident, run, later) for incident in history.incidents):
+                    excused += 1
+                else:
+                    overlaps.append((job_id, run, later))
+    figure = f"{len(overlaps) + excused} overlaps"
+    if overlaps:
+        job_id, run, later = overlaps[0]
+        return _against(
+            history, name, figure, f"{job_id} runs on {run.pid} and on {later.pid} at once", job_id
+        )
+    return Verdict(name, figure + (", all of frozen workers or without a ledger" if excused else ""))
+
+
+def _over_at(history: History, run: Execution) -> float:
+    """Return when a run was over: it came back, its worker died, or its attempt was told to have ended."""
+    if run.ended is not None:
+        return run.ended
+    deaths = [
+        incident.end
+        for incident in history.incidents
+        if incident.pid == run.pid and incident.what != "frozen" and incident.end >= run.started
+    ]
+    told = [
+        event.written
+        for event in history.events.get(run.job_id, [])
+        if event.kind in ("retried", "dead") and event.attempt == run.attempt and event.written >= run.started
+    ]
+    return min([*deaths, *told], default=float("inf"))
+
+
+def _may_overlap(incident: Incident, run: Execution, later: Execution) -> bool:
+    alive = incident.what == "frozen" or incident.pid is None
+    return alive and incident.begin <= later.started and _in_flight_at(run, incident)
+
+
+# -- positions -------------------------------------------------------------------------------------------
+
+
+def positions_behind(history: History) -> Verdict:
+    """At every sample, all below a committed position was settled, its outcome written before; none goes back."""
+    name = "positions"
+    settled = _settled(history)
+    furthest: dict[Place, list[float]] = {}
+    for place, times in settled.items():
+        latest: list[float] = []
+        furthest[place] = latest
+        for at in times:
+            latest.append(max(at, latest[-1]) if latest else at)
+    figure = f"{len(history.samples)} samples"
+    highest: dict[Place, int] = {}
+    for sample in history.samples:
+        for place, position in sample.positions.items():
+            if position < highest.get(place, 0):
+                wrong = f"{place[0]}/{place[1]} went back from {highest[place]} to {position}"
+                return Verdict(name, figure, wrong)
+            highest[place] = position
+            known = furthest.get(place, [])
+            if 0 < position <= len(known) and known[position - 1] > sample.at:
+                offset = next(at for at, time in enumerate(settled[place]) if time > sample.at)
+                record = next(
+                    one
+                    for one in history.carried
+                    if (one.topic, one.partition, one.offset) == (*place, offset)
+                )
+                wrong = f"{place[0]}/{place[1]} was committed to {position} while {offset} was not settled"
+                return _against(history, name, figure, wrong, record.job_id)
+    if len(history.samples) < 10:
+        return Verdict(name, figure, "there are too few samples to judge")
+    return Verdict(name, figure)
+
+
+def _settled(history: History) -> dict[Place, list[float]]:
+    """Return when the record at each offset of each queue and retry topic was settled, infinity for never."""
+    letters: dict[str, float] = {}
+    for record in history.carried:
+        if record.topic.endswith(".dlt"):
+            letters[record.origin] = min(record.written, letters.get(record.origin, record.written))
+    found: dict[Place, dict[int, float]] = defaultdict(dict)
+    for record in history.carried:
+        if not record.topic.endswith(".dlt"):
+            found[record.topic, record.partition][record.offset] = _settled_at(history, record, letters)
+    # An offset that holds no record has nothing to settle.
+    return {
+        place: [times.get(offset, 0.0) for offset in range(max(times) + 1)] for place, times in found.items()
+    }
+
+
+def _settled_at(history: History, record: Carried, letters: dict[str, float]) -> float:
+    origin = record.origin or record.place
+    place = (record.attempt, record.snoozes)
+    times = [letters[origin]] if origin in letters else []
+    times += [
+        event.written
+        for event in history.events.get(record.job_id, [])
+        if event.kind in FINAL
+        or (event.kind in ("retried", "snoozed") and (event.attempt, event.snoozes) >= place)
+    ]
+    times += [
+        other.written
+        for other in history.records.get(record.job_id, [])
+        if other is not record
+        and not other.topic.endswith(".dlt")
+        and (other.attempt, other.snoozes) >= place
+        and other.written >= record.written
+        # A copy that a worker made names where it comes from; the forwarder changes nothing.
+        and (other.origin == origin or (record.topic in RETRY_DELAYS and other.origin == record.origin))
+    ]
+    return min(times, default=float("inf"))
+
+
+# -- states ----------------------------------------------------------------------------------------------
+
+_STATE = {
+    "queued": Status.QUEUED, "replayed": Status.QUEUED, "started": Status.RUNNING, "progressed": Status.RUNNING,
+    "snoozed": Status.DELAYED, "retried": Status.RETRYING, "completed": Status.COMPLETED, "dead": Status.DEAD,
+    "cancelled": Status.CANCELLED,
+}  # fmt: skip
+
+_UNTOLD = {Status.DELAYED: Status.QUEUED, Status.RETRYING: Status.QUEUED, Status.QUEUED: Status.RUNNING}
+"""Coming due has no event, and the start of a short job has none either."""
+
+
+def legal_moves(history: History) -> Verdict:
+    """The events of a job, in the order of their topic, are moves of the table; an end may be told twice, if a crash
+
+    came between telling it and marking it, and what a frozen worker still had to say comes late.
+    """
+    name = "moves"
+    moves, repeated = 0, 0
+    for job_id, events in history.events.items():
+        state: Status | None = None
+        last: dict[str, float] = {}
+        for event in events:
+            after = _state_after(event)
+            late = event.at <= last.get(event.worker, 0.0)
+            last[event.worker] = max(event.at, last.get(event.worker, 0.0))
+            if state is None or event.kind == "queued":
+                # A publish tells its job in two topics: its worker may be quicker than its own event.
+                state = state or after
+                continue
+            if late and event.kind in ("started", "progressed"):
+                # One batch of one worker: it began before it ended, and was only written behind it.
+                continue
+            moves += 1
+            if _legal(state, after):
+                state = after
+            elif _told_again(history, event):
+                repeated += 1
+            else:
+                figure = f"{moves} moves, {repeated} told again"
+                wrong = f"{job_id} moves from {state} to {after}"
+                return _against(history, name, figure, wrong, job_id)
+    return Verdict(name, f"{moves} moves, {repeated} told again")
+
+
+def _state_after(event: Told) -> Status:
+    return Status.DELAYED if event.kind == "queued" and event.deferred else _STATE[event.kind]
+
+
+def _legal(before: Status, after: Status) -> bool:
+    at: Status | None = before
+    while at is not None:
+        if after in MOVES[at]:
+            return True
+        at = _UNTOLD.get(at)
+    return False
+
+
+def _told_again(history: History, event: Told) -> bool:
+    """Return whether an incident explains that an event comes after its like: its run was in flight then."""
+    return any(
+        incident.begin <= event.written + 0.01 and _in_flight_at(run, incident)
+        for run in history.runs.get(event.job_id, [])
+        for incident in history.incidents
+    )
+
+
+def tracking_is_the_fold(history: History) -> Verdict:
+    """The store holds what the events fold to, and the same again when it is rebuilt from the topic."""
+    name = "tracking"
+    figure = f"{len(history.stored)} rows"
+    if not history.stored and history.published:
+        return Verdict(name, figure, "the store is empty")
+    for what, rows in (("the fold of the events", history.folded), ("the rebuilt store", history.rebuilt)):
+        differing = set(history.stored) ^ set(rows)
+        if differing or len(rows) != len(history.stored):
+            first = min(differing, default="")
+            job_id = str(json.loads(first)["job_id"]) if first else ""
+            wrong = (
+                f"the store differs from {what} in {len(differing)} rows, such as that of {job_id}: {first}"
+            )
+            return _against(history, name, figure, wrong, job_id)
+    return Verdict(name, figure)
+
+
+# -- the workers and what comes back ---------------------------------------------------------------------
+
+
+def memory_flat(history: History, limits: Limits) -> Verdict:
+    """No worker keeps growing: what it holds late is what it held once it was under way."""
+    name = "memory"
+    held: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for one in history.memory:
+        held[one.pid].append((one.at, one.mib))
+    peak, growth = 0.0, 0.0
+    for samples in held.values():
+        samples.sort()
+        peak = max(peak, *(mib for _, mib in samples))
+        sizes = [mib for at, mib in samples if at >= samples[0][0] + WARM_SECONDS]
+        if samples[-1][0] - samples[0][0] >= WARM_SECONDS + 10:
+            quarter = len(sizes) // 4
+            growth = max(growth, median(sizes[-quarter:]) - median(sizes[quarter : 2 * quarter]))
+    figure = f"{peak:.0f} MiB, +{growth:.0f}"
+    if peak > limits.peak_mib or growth > limits.growth_mib:
+        return Verdict(name, figure, f"a worker grew to {peak:.0f} MiB, by {growth:.0f} MiB while it ran")
+    return Verdict(name, figure)
+
+
+def back_to_normal(history: History, limits: Limits) -> Verdict:
+    """After the heal, jobs end as fast as before within a bound, and everything ends."""
+    name = "recovery"
+    if history.healed_at is None:
+        return Verdict(name, "never healed", "the fault did not heal what it had done")
+    if history.drained_after is None:
+        return Verdict(name, "not drained", f"work was left {limits.drain_seconds:g} s after the heal")
+    ends = Counter(int(event.written) for event in history.told if event.kind in FINAL)
+    hurt_at = min((incident.begin for incident in history.incidents), default=history.healed_at)
+    before = [count for second, count in ends.items() if second < int(hurt_at)]
+    figure = f"drained in {history.drained_after:.1f} s"
+    if history.drained_after > limits.drain_seconds:
+        return Verdict(name, figure, f"draining took longer than {limits.drain_seconds:g} s")
+    if not before:
+        return Verdict(name, figure)
+    # What caught up with a backlog was quicker than what came in, and need not be again.
+    times = sorted(one.at for one in history.published)
+    came = len(times) / max(times[-1] - times[0], 1.0)
+    rate = min(median(before), came)
+    wanted = rate / 2
+    quick = [second for second, count in ends.items() if second >= int(history.healed_at) and count >= wanted]
+    recovered = max(min(quick, default=float("inf")) - history.healed_at, 0.0)
+    figure = f"{rate:.0f}/s again in {recovered:.1f} s, {figure}"
+    if recovered > limits.recovery_seconds and _work_was_left(history):
+        return Verdict(
+            name, figure, f"half of {rate:.0f} ends/s took more than {limits.recovery_seconds:g} s"
+        )
+    return Verdict(name, figure)
+
+
+def _work_was_left(history: History) -> bool:
+    healed_at = history.healed_at or 0.0
+    return any(one.at > healed_at for one in history.published)
+
+
+def no_secret(history: History) -> Verdict:
+    """The secret that every payload carries is in no log, header, event, row or key."""
+    figure = f"{len(history.leaks)} leaks"
+    return Verdict("secrets", figure, f"seen in {history.leaks[0]}" if history.leaks else "")
+
+
+INVARIANTS: Iterable[Callable[..., Verdict]] = (
+    no_loss, effect_once, executions_explained, one_at_a_time, positions_behind, legal_moves,
+    tracking_is_the_fold, memory_flat, back_to_normal, no_secret,
+)  # fmt: skip
