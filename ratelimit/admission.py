@@ -192,6 +192,10 @@ class Admission(Protocol):
         """Open a gate."""
         ...
 
+    async def present(self, worker: str, keep: timedelta) -> list[str]:
+        """Say that a worker lives, for so long from now, and return all that live; zero says that it leaves."""
+        ...
+
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
         ...

@@ -1,7 +1,6 @@
 """Admission in the memory of one process: the rules in plain Python, for tests."""
 
 import itertools
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -9,25 +8,20 @@ from typing import Literal
 
 from ratelimit.admission import (
     EPOCH,
-    MICROSECOND,
     MILLISECOND,
     Answer,
     Candidate,
-    Concurrency,
     Done,
     Duplicate,
-    Gate,
     Lease,
     Leased,
-    Limit,
-    Limited,
-    Limits,
     Mark,
     Plans,
     Released,
     Run,
     Waiting,
 )
+from ratelimit.allowances import Allowances
 
 
 def utc_now() -> datetime:
@@ -66,10 +60,8 @@ class ModelAdmission:
         self._marker = marker
         self._clock = clock
         self._ledger: dict[str, Entry] = {}
-        self._full_at_us: dict[str, int] = {}
-        self._places: defaultdict[str, dict[str, datetime]] = defaultdict(dict)
-        """Concurrency limit to the jobs that hold a place, and until when."""
-        self._shut: dict[str, datetime] = {}
+        self._allowances = Allowances()
+        self._workers: dict[str, datetime] = {}
         self._batches = itertools.count()
 
     async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
@@ -89,8 +81,8 @@ class ModelAdmission:
         now = self._clock()
         written = [self._settled(mark, now) for mark in marks]
         for mark, held in zip(marks, written, strict=True):
-            for name in _places(mark.limits) if held else ():
-                self._places[name].pop(mark.identity, None)
+            if held:
+                self._allowances.give_back(mark.identity, mark.limits)
         return written
 
     async def renew(self, leases: Sequence[Lease]) -> list[bool]:
@@ -100,12 +92,18 @@ class ModelAdmission:
 
     async def push(self, gate: str, wait: timedelta) -> None:
         """Shut a gate for so long from now, or for longer if it is shut for longer already."""
-        until = self._clock() + wait
-        self._shut[gate] = max(until, self._shut.get(gate, until))
+        self._allowances.shut(gate, self._clock() + wait)
 
     async def lift(self, gate: str) -> None:
         """Open a gate."""
-        self._shut.pop(gate, None)
+        self._allowances.open(gate)
+
+    async def present(self, worker: str, keep: timedelta) -> list[str]:
+        """Say that a worker lives, for so long from now, and return all that live."""
+        now = self._clock()
+        self._workers[worker] = now + keep
+        self._workers = {name: until for name, until in self._workers.items() if until > now}
+        return sorted(self._workers, key=lambda name: (self._workers[name], name))
 
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
@@ -119,9 +117,8 @@ class ModelAdmission:
     def flush(self) -> None:
         """Lose everything, as Redis does on FLUSHALL."""
         self._ledger.clear()
-        self._full_at_us.clear()
-        self._places.clear()
-        self._shut.clear()
+        self._allowances = Allowances()
+        self._workers.clear()
 
     def _answer(self, candidate: Candidate, token: str, now: datetime) -> Answer:
         entry = self._entry(candidate.identity, now)
@@ -132,49 +129,12 @@ class ModelAdmission:
             if entry.state == "leased" and entry.until > now:
                 return Leased(entry.until - now)
             crashes = entry.crashes + (entry.state == "leased")
-        refusal = self._take(candidate.limits, candidate.cost, now)
+        refusal = self._allowances.take(candidate.limits, candidate.cost, now)
         if refusal is not None:
             return refusal
         lease = Lease(candidate.identity, token, candidate.limits)
         self._lease_to(lease, candidate.fence, crashes, now)
         return Run(token, crashes)
-
-    def _take(self, limits: Limits, cost: int, now: datetime) -> Limited | None:
-        """Take the cost from all limits and return None, or take nothing and say when it would fit."""
-        now_us = (now - EPOCH) // MICROSECOND
-        wait_us, by, after = 0, "", {}
-        for limit in limits:
-            short_us = 0
-            if isinstance(limit, Limit):
-                whole_us = limit.interval_us * limit.capacity
-                full_at_us = min(max(self._full_at_us.get(limit.name, 0), now_us), now_us + whole_us)
-                after[limit.name] = full_at_us + limit.interval_us * cost
-                short_us = after[limit.name] - now_us - whole_us
-            elif isinstance(limit, Gate):
-                short_us = (self._shut.get(limit.name, now) - now) // MICROSECOND
-            if short_us > wait_us:
-                wait_us, by = short_us, limit.name
-        if wait_us == 0:
-            wait_us, by = self._wait_for_a_place(limits, now)
-        if wait_us > 0:
-            return Limited(timedelta(microseconds=wait_us), by)
-        self._full_at_us |= after
-        return None
-
-    def _wait_for_a_place(self, limits: Limits, now: datetime) -> tuple[int, str]:
-        """Return the microseconds until so many leases have run out that a place is free, and in which limit."""
-        wait_us, by = 0, ""
-        for limit in limits:
-            if not isinstance(limit, Concurrency):
-                continue
-            held = self._places[limit.name]
-            for job in [job for job, until in held.items() if until <= now]:
-                del held[job]
-            over = len(held) - limit.most
-            short_us = (sorted(held.values())[over] - now) // MICROSECOND if over >= 0 else 0
-            if short_us > wait_us:
-                wait_us, by = short_us, limit.name
-        return wait_us, by
 
     def _settled(self, mark: Mark, now: datetime) -> bool:
         entry = self._entry(mark.identity, now)
@@ -223,8 +183,7 @@ class ModelAdmission:
         until = EPOCH + ((now - EPOCH) // MILLISECOND + self._lease // MILLISECOND) * MILLISECOND
         forgotten_at = now + self._marker
         self._ledger[lease.identity] = Entry("leased", lease.token, fence, crashes, until, forgotten_at)
-        for name in _places(lease.limits):
-            self._places[name][lease.identity] = until
+        self._allowances.hold(lease.identity, lease.limits, until)
 
     def _entry(self, identity: str, now: datetime) -> Entry | None:
         entry = self._ledger.get(identity)
@@ -232,7 +191,3 @@ class ModelAdmission:
             del self._ledger[identity]
             return None
         return entry
-
-
-def _places(limits: Limits) -> list[str]:
-    return [limit.name for limit in limits if isinstance(limit, Concurrency)]

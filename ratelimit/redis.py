@@ -63,6 +63,7 @@ class RedisAdmission:
         self._server = Server(pool, timeout)
         self._job_prefix = f"{{{prefix}}}:job:"
         self._limit_prefix = f"{{{prefix}}}:limit:"
+        self._workers = f"{{{prefix}}}:workers"
         self._lease = lease
         self._lease_ms = lease // MILLISECOND
         self._marker_ms = marker // MILLISECOND
@@ -71,6 +72,7 @@ class RedisAdmission:
         self._settle = Script("ledger", "places", "settle")
         self._renew = Script("clock", "ledger", "places", "renew")
         self._push = Script("clock", "push")
+        self._present = Script("clock", "present")
         self._owner = secrets.token_urlsafe(6)
         self._batches = itertools.count()
         self._doubted: dict[str, float] = {}
@@ -153,6 +155,11 @@ class RedisAdmission:
     async def lift(self, gate: str) -> None:
         """Open a gate."""
         await self._server.execute("DEL", self._limit_prefix + gate)
+
+    async def present(self, worker: str, keep: timedelta) -> list[str]:
+        """Say that a worker lives, for so long from now, and return all that live; zero says that it leaves."""
+        arguments = [self._now(), worker, keep // MILLISECOND]
+        return [name.decode() for name in await self._server.call(self._present, [self._workers], arguments)]
 
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""

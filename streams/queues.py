@@ -30,7 +30,7 @@ class Queue:
     concurrency: int
     purpose: str
     limit: RateLimit | None = None
-    on_redis_down: Literal["open", "closed"] = "closed"
+    on_redis_down: Literal["closed", "open", "local"] = "closed"
 
     @property
     def topic(self) -> str:

@@ -71,6 +71,7 @@ class Settlement:
         unknown_schema_delay: timedelta,
         unknown_schema_limit: timedelta,
         lost: Callable[[Delivery], None],
+        freed: Callable[[], None],
     ) -> None:
         self._producer = producer
         self._admission = admission
@@ -81,6 +82,7 @@ class Settlement:
         self._unknown_schema_delay = unknown_schema_delay
         self._unknown_schema_limit = unknown_schema_limit
         self._lost = lost
+        self._freed = freed
         self._ended: list[Ended] = []
         self._unmarked: list[Ended] = []
         self._settling: list[Ended] = []
@@ -101,13 +103,9 @@ class Settlement:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
-<<<<<<< HEAD
-        mark = Mark(delivery.identity, delivery.token, end, delivery.limits)
-=======
         # What stepped aside before it was admitted has nothing to tell the ledger: the fence of its snooze will.
         unasked = started_at is None and not delivery.token and not isinstance(outcome, Cancelled)
-        mark = None if unasked else Mark(delivery.identity, delivery.token, end)
->>>>>>> main
+        mark = None if unasked else Mark(delivery.identity, delivery.token, end, delivery.limits)
         self._add(Ended(messages, delivery.offsets, delivery.offset, mark, delivery))
 
     def _route(
@@ -325,6 +323,7 @@ class Settlement:
                 log.warning("%d outcomes wait for the ledger: %s", len(waiting), error)
                 asyncio.get_running_loop().call_later(LEDGER_RETRY.total_seconds(), self._wake.set)
             return waiting
+        self._freed()
         for ended, held in zip(batch, kept, strict=True):
             if not held and ended.mark:
                 log.warning("the lease of %s was lost before it ended", ended.mark.identity)

@@ -13,13 +13,16 @@ from typing import NamedTuple
 
 import psutil
 
-from ratelimit import Admission, AdmissionUnavailable, Mark
+from ratelimit import Admission, AdmissionUnavailable, Answer, Candidate, Mark
 from ratelimit.control import Control, Listener
+from ratelimit.local import LocalAdmission
 from schemas.codec import Codec
 from streams.cancellation import Cancellations
 from streams.delivery import Record
 from streams.execution import Execution
 from streams.lifecycle import Lifecycle
+from streams.limits import DeliveryLimits
+from streams.live import LiveWorkers
 from streams.offsets import PartitionOffsets
 from streams.pipeline import Pipeline
 from streams.producer import Producer
@@ -70,6 +73,9 @@ class Worker:
         self._listener = Listener(control, clock=clock) if control else None
         self._hears = True
         self.cancellations = Cancellations()
+        self.limits = DeliveryLimits()
+        self._live = LiveWorkers(worker_type, settings.worker_id, admission)
+        self._local = LocalAdmission(clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
         self._settlement = Settlement(
@@ -82,6 +88,7 @@ class Worker:
             unknown_schema_delay=settings.unknown_schema_delay,
             unknown_schema_limit=settings.unknown_schema_limit,
             lost=lambda delivery: self.pipelines[delivery.queue.topic].ask_again(delivery),
+            freed=self._place_freed,
         )
         self.pipelines = {
             queue.topic: Pipeline(
@@ -93,6 +100,8 @@ class Worker:
                 lifecycle=lifecycle,
                 window=Window(records=settings.window_records, size_bytes=settings.window_bytes),
                 cancellations=self.cancellations,
+                limits=self.limits,
+                local=self._admit_locally,
                 concurrency=settings.concurrency(queue),
                 lease=settings.lease,
                 clock=clock,
@@ -122,6 +131,8 @@ class Worker:
         self._duty(self._settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
+        self._duty(self._live.run(), "say it lives")
+        self._duty(self.limits.pushing(self._admission), "push limits")
         if self._listener is not None:
             self._duty(self._listen(), "listen")
         self._duty(self._keep_house(), "keep house")
@@ -136,6 +147,16 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
             log.critical("%r ended by %r", task.get_name(), error, exc_info=error)
             self.failure.set_result(error)
+
+    def _admit_locally(self, candidates: Sequence[Candidate]) -> Sequence[Answer]:
+        running = [
+            (one.identity, one.limits) for pipeline in self.pipelines.values() for one in pipeline.unfinished()
+        ]
+        return self._local.admit(candidates, running, self._live.sharing)
+
+    def _place_freed(self) -> None:
+        for pipeline in self.pipelines.values():
+            pipeline.place_freed()
 
     # -- records in, positions out ----------------------------------------------------------------------
 
@@ -216,6 +237,7 @@ class Worker:
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
         marks = [self._settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
+        await self._live.leave()
         await self._admission.close()
         if self._control is not None:
             await self._control.close()
@@ -253,6 +275,9 @@ class Worker:
         if self.cancellations.hear(news, self._clock()):
             for pipeline in self.pipelines.values():
                 pipeline.cancel()
+        if self.limits.hear(news):
+            for pipeline in self.pipelines.values():
+                pipeline.limits_changed()
 
     async def _listen(self) -> None:
         while True:

@@ -175,6 +175,9 @@ class Connection:
     async def lift(self, gate: str) -> None:
         await self._call(lambda: self._redis.model.lift(gate))
 
+    async def present(self, worker: str, keep: timedelta) -> list[str]:
+        return await self._call(lambda: self._redis.model.present(worker, keep))
+
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         return await self._call(lambda: self._redis.model.completed(identities))
 
