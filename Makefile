@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPOSE := docker compose -f docker-compose.worker.yml
 WORKERS := worker-primary worker-document worker-ai worker-scheduled
-TESTS := tests/unit tests/contract tests/integration tests/acceptance
+TESTS := tests/unit tests/contract tests/integration tests/acceptance tests/simulation tests/chaos
 # The addresses of the local stack, or those that the environment gives instead.
 WITH_STACK := set -e; addresses="$$($(BIN)/python -m devstack env)"; eval "$$addresses";
 
@@ -89,6 +89,10 @@ schemas: install ## Write the Avro schemas from the payload models
 .PHONY: bench
 bench: install ## Measure how fast one worker drains a backlog
 	@$(BIN)/python -m bench.drain
+
+.PHONY: chaos
+chaos: install ## Hurt real processes in every way of the catalogue, and judge: FAULT=name SEED=7
+	@$(BIN)/python -m tests.chaos $(if $(FAULT),--fault $(FAULT),--all) $(if $(SEED),--seed $(SEED))
 
 .PHONY: simulate
 simulate: install ## Run the core in worlds made up from seeds: SEEDS=1000 FIRST=0

@@ -1,16 +1,18 @@
 """Limits within one worker, while the ledger cannot answer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import TypeAlias
 
-from ratelimit.admission import Candidate, Concurrency, Gate, Limit, Limited, Limits, Run
+from ratelimit.admission import Candidate, Concurrency, Gate, Limit, Limited, Limits
 from ratelimit.allowances import Allowances
 
-UNLEASED = Run("", 0)
+Refuses: TypeAlias = Callable[[Candidate], Limited | None]
+"""Takes what a candidate needs and returns None, or takes nothing and says when it would fit."""
 
 
-class LocalAdmission:
-    """Holds every limit at this worker's share of it; grants no leases and knows no duplicates.
+class LocalLimits:
+    """Holds every limit at this worker's share of it.
 
     Shares are whole: a limit that is smaller than the number of workers lets one through on each, so that the sum
     exceeds it. Bursts are shared, too. Gates are open.
@@ -20,13 +22,8 @@ class LocalAdmission:
         self._clock = clock
         self._allowances = Allowances()
 
-    def admit(
-        self,
-        candidates: Sequence[Candidate],
-        running: Iterable[tuple[str, Limits]],
-        workers: Callable[[str], int],
-    ) -> list[Run | Limited]:
-        """Answer whether each may run beside the jobs that run here, each given as (identity, limits).
+    def beside(self, running: Iterable[tuple[str, Limits]], workers: Callable[[str], int]) -> Refuses:
+        """Return what refuses candidates beside the jobs that run here, given as (identity, limits).
 
         `workers` returns among how many workers the limit of a name is shared.
         """
@@ -35,8 +32,8 @@ class LocalAdmission:
         self._allowances.free_all_places()
         for identity, limits in running:
             self._allowances.hold(identity, shares(limits, workers), forever)
-        answers: list[Run | Limited] = []
-        for candidate in candidates:
+
+        def refuses(candidate: Candidate) -> Limited | None:
             limits = shares(candidate.limits, workers)
             most = min(
                 [limit.capacity for limit in limits if isinstance(limit, Limit)], default=candidate.cost
@@ -44,8 +41,9 @@ class LocalAdmission:
             refusal = self._allowances.take(limits, min(candidate.cost, most), now)
             if refusal is None:
                 self._allowances.hold(candidate.identity, limits, forever)
-            answers.append(refusal or UNLEASED)
-        return answers
+            return refusal
+
+        return refuses
 
 
 def shares(limits: Limits, workers: Callable[[str], int]) -> Limits:

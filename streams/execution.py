@@ -272,7 +272,7 @@ def _portable(error: BaseException, message: str) -> Exception:
         case Poison() | Refused():
             return Poison(message)
         case Unavailable():
-            return Unavailable(message)
+            return Unavailable(message, host=error.host)
         case _:
             return RuntimeError(message)
 

@@ -25,6 +25,7 @@ from ratelimit import (
     Mark,
     Run,
 )
+from ratelimit.local import Refuses
 from schemas.codec import Codec, NotAvro, UnknownSchema
 from streams.breaker import Breakers
 from streams.cancellation import Cancellations, Unbegun
@@ -36,8 +37,9 @@ from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits, holds, is_place
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
-from streams.queues import SHORTEST_DELAY, Queue
+from streams.queues import SHORTEST_DELAY, OnRedisDown, Queue
 from streams.settle import Settlement
+from streams.unledgered import Unledgered
 from streams.window import Window
 
 log = logging.getLogger(__name__)
@@ -101,7 +103,8 @@ class Pipeline:
         window: Window,
         cancellations: Cancellations,
         limits: DeliveryLimits,
-        local: Callable[[Sequence[Candidate]], Sequence[Answer]],
+        local: Callable[[], Refuses],
+        on_redis_down: OnRedisDown,
         concurrency: int,
         lease: timedelta,
         clock: Callable[[], datetime],
@@ -114,7 +117,7 @@ class Pipeline:
         self._settlement = settlement
         self._lifecycle = lifecycle
         self._cancellations = cancellations
-        self.unbegun = Unbegun(queue, admission, settlement)
+        self.unbegun = Unbegun(queue, admission, settlement, closed=on_redis_down == "closed")
         self._concurrency = concurrency
         self._lease = lease
         self._clock = clock
@@ -133,8 +136,11 @@ class Pipeline:
         self._taking = True
         self._limits = limits
         self._local = local
+        self._on_redis_down = on_redis_down
         self._awaits_place = False
         self._breakers = Breakers()
+        self._unledgered = Unledgered()
+        self._ledger_is_away = False
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -235,17 +241,28 @@ class Pipeline:
         try:
             answers: Sequence[Answer] = await self._admission.admit(candidates)
         except AdmissionUnavailable as error:
-            if self.queue.on_redis_down == "closed" or not self._taking:
-                log.warning("%s waits for Redis: %s", self.queue.name, error)
+            if self._on_redis_down == "closed" or not self._taking:
+                self._note_ledger(f"waits for Redis: {error}")
                 self.window.put_back([one for one in batch if not one.offsets.gone])
                 self.window.hold_all(self._clock() + REDIS_RETRY)
                 return
-            log.warning("%s goes on without leases: %s", self.queue.name, error)
-            answers, leased_until = self._without_redis(candidates), math.inf
+            self._note_ledger(f"goes on without leases: {error}")
+            running = {one.identity for one in self._leased}
+            refuses = self._local() if self._on_redis_down == "local" else None
+            answers = self._unledgered.admit(candidates, running, LEASED_RETRY, refuses)
+            leased_until = math.inf
+        else:
+            self._note_ledger("")
         finally:
             self._asking = False
             self.rounds += 1
         self._sort(batch, candidates, answers, leased_until)
+
+    def _note_ledger(self, trouble: str) -> None:
+        """Say once that the ledger is away, and once that it is back."""
+        if bool(trouble) != self._ledger_is_away:
+            self._ledger_is_away = bool(trouble)
+            log.warning("%s %s", self.queue.name, trouble or "has its ledger back")
 
     def _sort(
         self,
@@ -262,6 +279,7 @@ class Pipeline:
                     delivery.token, delivery.crashes = token, crashes
                     delivery.leased_until, delivery.limits = leased_until, candidate.limits
                     if delivery.offsets.gone:
+                        self._breakers.release(delivery)
                         self._settlement.give_back(delivery)
                         continue
                     running = self._leased[delivery] = Running(delivery)
@@ -299,12 +317,6 @@ class Pipeline:
         """Ask again for what the limits of before held back."""
         self.window.reopen()
         self._wake.set()
-
-    def _without_redis(self, candidates: Sequence[Candidate]) -> Sequence[Answer]:
-        """Answer for the ledger: all run, or, where limits hold on, as many as this worker's share of them."""
-        if self.queue.on_redis_down == "open":
-            return [Run("", 0)] * len(candidates)
-        return self._local(candidates)
 
     def _await_lease(self, delivery: Delivery, now: datetime, retry_after: timedelta) -> None:
         self._breakers.release(delivery)
@@ -493,11 +505,14 @@ class Pipeline:
         ]
         for delivery in unstarted:
             del self._leased[delivery]
+            self._breakers.release(delivery)
         return [mark for mark in map(self._settlement.release, unstarted) if mark is not None]
 
     def part(self) -> None:
         """Let what still runs go on without its partition, to be found again should that come back."""
-        self._orphans = {(one.offsets.partition, one.offset): running for one, running in self._leased.items()}
+        self._orphans = {
+            (one.offsets.partition, one.offset): running for one, running in self._leased.items()
+        }
 
     @property
     def could_go_on(self) -> bool:

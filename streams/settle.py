@@ -8,7 +8,7 @@ fence in it tell a repeated delivery from a new one.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_never
@@ -72,6 +72,7 @@ class Settlement:
         unknown_schema_limit: timedelta,
         lost: Callable[[Delivery], None],
         freed: Callable[[], None],
+        closed: Collection[str],
     ) -> None:
         self._producer = producer
         self._admission = admission
@@ -83,6 +84,8 @@ class Settlement:
         self._unknown_schema_limit = unknown_schema_limit
         self._lost = lost
         self._freed = freed
+        self._closed = closed
+        """Queues whose positions wait for the ledger."""
         self._ended: list[Ended] = []
         self._unmarked: list[Ended] = []
         self._settling: list[Ended] = []
@@ -294,7 +297,9 @@ class Settlement:
         becomes of those jobs; told here, their ends would be told twice.
         """
         now = time.monotonic()
-        doubtful = {id(one): one.delivery for one in batch if one.delivery and one.delivery.leased_until < now}
+        doubtful = {
+            id(one): one.delivery for one in batch if one.delivery and one.delivery.leased_until < now
+        }
         if not doubtful:
             return batch
         try:
@@ -316,11 +321,10 @@ class Settlement:
         except AdmissionUnavailable as error:
             # Until the ledger has it, a redelivery would run again: positions wait for Redis, too. Other queues,
             # and what the broker must be told, do not.
-            waiting = [
-                one for one in batch if one.delivery and one.delivery.queue.on_redis_down == "closed"
-            ]
+            waiting = [one for one in batch if one.delivery and one.delivery.queue.name in self._closed]
             if waiting:
-                log.warning("%d outcomes wait for the ledger: %s", len(waiting), error)
+                if not self._unmarked:
+                    log.warning("outcomes wait for the ledger: %s", error)
                 asyncio.get_running_loop().call_later(LEDGER_RETRY.total_seconds(), self._wake.set)
             return waiting
         self._freed()

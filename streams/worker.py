@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import psutil
 
-from ratelimit import Admission, AdmissionUnavailable, Answer, Candidate, Mark
+from ratelimit import Admission, AdmissionUnavailable, Mark
 from ratelimit.control import Control, Listener
-from ratelimit.local import LocalAdmission
+from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
 from streams.cancellation import Cancellations
 from streams.delivery import Record
@@ -75,7 +75,7 @@ class Worker:
         self.cancellations = Cancellations()
         self.limits = DeliveryLimits()
         self._live = LiveWorkers(worker_type, settings.worker_id, admission)
-        self._local = LocalAdmission(clock)
+        self._local = LocalLimits(clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
         self._settlement = Settlement(
@@ -89,6 +89,7 @@ class Worker:
             unknown_schema_limit=settings.unknown_schema_limit,
             lost=lambda delivery: self.pipelines[delivery.queue.topic].ask_again(delivery),
             freed=self._place_freed,
+            closed={one.name for one in queues_of(worker_type) if settings.policy(one) == "closed"},
         )
         self.pipelines = {
             queue.topic: Pipeline(
@@ -101,7 +102,8 @@ class Worker:
                 window=Window(records=settings.window_records, size_bytes=settings.window_bytes),
                 cancellations=self.cancellations,
                 limits=self.limits,
-                local=self._admit_locally,
+                local=self._refuses,
+                on_redis_down=settings.policy(queue),
                 concurrency=settings.concurrency(queue),
                 lease=settings.lease,
                 clock=clock,
@@ -148,11 +150,12 @@ class Worker:
             log.critical("%r ended by %r", task.get_name(), error, exc_info=error)
             self.failure.set_result(error)
 
-    def _admit_locally(self, candidates: Sequence[Candidate]) -> Sequence[Answer]:
+    def _refuses(self) -> Refuses:
+        """Return what refuses jobs beyond this worker's share of limits, while Redis is away."""
         running = [
             (one.identity, one.limits) for pipeline in self.pipelines.values() for one in pipeline.unfinished()
         ]
-        return self._local.admit(candidates, running, self._live.sharing)
+        return self._local.beside(running, self._live.sharing)
 
     def _place_freed(self) -> None:
         for pipeline in self.pipelines.values():

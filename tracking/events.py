@@ -20,8 +20,8 @@ KINDS = (
     "progressed",
     "snoozed",
     "retried",
-    "dead",
     "cancelled",
+    "dead",
     "completed",
 )
 """Every kind this reader knows."""

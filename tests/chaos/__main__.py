@@ -1,9 +1,11 @@
 """`python -m tests.chaos --fault kill-worker --seed 7`: play faults against real processes and print the verdicts."""
 
 import random
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -12,7 +14,7 @@ from rich.console import Console
 from tests.chaos.faults import Fault, load
 from tests.chaos.run import HISTORIES, play
 from tests.chaos.scene import Theatre
-from tests.chaos.table import draw
+from tests.chaos.table import Report, draw
 
 
 @click.command()
@@ -22,6 +24,10 @@ from tests.chaos.table import draw
 @click.option("--list", "listed", is_flag=True, help="Print the catalogue.")
 @click.option("--seed", type=int, help="Play it as it was played before.")
 @click.option("--soak", "soak_minutes", type=float, help="Play faults chosen at random for so many minutes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per fault instead of a table.")
+@click.option(
+    "--to", "histories", type=click.Path(path_type=Path), default=HISTORIES, help="Where histories go."
+)
 def main(
     names: tuple[str, ...],
     everything: bool,
@@ -29,8 +35,11 @@ def main(
     listed: bool,
     seed: int | None,
     soak_minutes: float | None,
+    as_json: bool,
+    histories: Path,
 ) -> None:
     """Play faults against real processes, judge them by the oracle, exit 1 when an invariant is violated."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended on the way out
     catalogue = load()
     console = Console(width=max(110, Console().width))
     if listed:
@@ -51,29 +60,36 @@ def main(
             "say which: --fault NAME, --subset ci, --all or --soak MINUTES; --list prints them"
         )
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
-    console.print(f"seed {seed}, histories in {HISTORIES}")
-    sys.exit(0 if run(chosen, seed, console, soak_minutes) else 1)
+    programme = _programme(chosen, seed, soak_minutes)
+    reports: list[Report] = []
+    if as_json:
+        for report in _played(programme, histories):
+            reports.append(report)
+            print(report.as_json(), flush=True)
+    else:
+        console.print(f"seed {seed}, histories in {histories}")
+        for report in _played(programme, histories):
+            reports.append(report)
+            console.print(f"{report.fault} {'ok' if report.holds else 'VIOLATED'} in {report.seconds:.0f} s")
+        draw(reports, console)
+    sys.exit(0 if all(report.holds for report in reports) else 1)
 
 
-def run(chosen: list[Fault], seed: int, console: Console, soak_minutes: float | None = None) -> bool:
-    """Play the chosen faults, one after the other, and return whether every invariant held."""
+def _played(programme: Iterable[tuple[Fault, int]], histories: Path) -> Iterator[Report]:
+    """Yield the report on each fault; one stack serves all of them."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.chmod(0o711)  # PostgreSQL may run as another account, and must be able to reach its data
     theatre = Theatre(folder / "stack")
-    reports = []
     try:
-        for fault, one_seed in _programme(chosen, seed, soak_minutes):
-            report = play(theatre, fault, one_seed)
-            reports.append(report)
-            console.print(f"{fault.name} {'ok' if report.holds else 'VIOLATED'} in {report.seconds:.0f} s")
+        for fault, seed in programme:
+            yield play(theatre, fault, seed, histories)
     finally:
         theatre.close()
         folder.rmdir()
-    draw(reports, console)
-    return all(report.holds for report in reports)
 
 
-def _programme(chosen: list[Fault], seed: int, soak_minutes: float | None):  # type: ignore[no-untyped-def]
+def _programme(chosen: list[Fault], seed: int, soak_minutes: float | None) -> Iterator[tuple[Fault, int]]:
+    """Yield what to play with which seed: each once, or by chance for as long as is asked."""
     if soak_minutes is None:
         yield from ((fault, seed) for fault in chosen)
         return

@@ -26,6 +26,7 @@ class Member:
         self.leaving = True
         self._happened = happened
         self._frozen_at: float | None = None
+        self._last_alive = time.time()
         self._lock = threading.RLock()
 
     @property
@@ -85,11 +86,12 @@ class Member:
     def look(self) -> None:
         """Notice that it ended by itself, and start it again."""
         with self._lock:
-            if self.leaving or self.worker.process.poll() is None:
-                return
             now = time.time()
+            if self.leaving or self.worker.process.poll() is None:
+                self._last_alive = now
+                return
             code = self.worker.process.returncode
-            self._happened(Incident(f"ended with {code}", now - 2 * WATCH_SECONDS, now, self.pid))
+            self._happened(Incident(f"ended with {code}", self._last_alive, now, self.pid))
             if self.keep:
                 self.worker.start()
             else:

@@ -14,7 +14,7 @@ from streams.queues import RETRY_DELAYS
 from tests.chaos.history import Carried, Execution, History, Incident, Place, Told
 from tracking.states import FINAL, MOVES, Status
 
-SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 0.5
 """What ended so shortly before its worker died may not be settled yet, and run again."""
 
 WARM_SECONDS = 5.0

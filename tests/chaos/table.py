@@ -1,5 +1,6 @@
 """The table that is printed: fault x invariant x figure."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,12 @@ class Report:
         if lines:
             lines.append(f"seed {self.seed}, history {self.history}")
         return "\n".join(lines)
+
+    def as_json(self) -> str:
+        """Return everything on one line."""
+        verdicts = {one.invariant: [one.figure, one.violation] for one in self.verdicts}
+        told = {"holds": self.holds, "verdicts": verdicts, "notes": self.notes, "complaint": self.complaint()}
+        return json.dumps({"fault": self.fault, "seed": self.seed, **told}, default=str)
 
 
 def draw(reports: Sequence[Report], console: Console) -> None:

@@ -1,22 +1,19 @@
 """Bugs of other consumers of Kafka, with real workers; docs/explanation/delivery.md tells what each was."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from confluent_kafka import ConsumerGroupState
-from confluent_kafka.admin import AdminClient
 
 import devstack
 from streams.client import SyncJobs
 from streams.publication import Publication
-from streams.queues import CRITICAL, DOCUMENTS
+from streams.queues import DOCUMENTS
 from tests.handlers import Compute, Work
 from tests.processes import Pipeline, wait_until
+from tests.upstream import ended, ends, members, positions, starts, wait_for_members
 
 pytestmark = pytest.mark.stack
 
-GROUP = "streams-primary"
 EACH_PARTITION = ("org-0", "org-2", "org-4", "org-1")
 """Organizations whose keys lie on partitions 0 to 3."""
 
@@ -24,49 +21,6 @@ EACH_PARTITION = ("org-0", "org-2", "org-4", "org-1")
 def publish(pipeline: Pipeline, wanted: Sequence[Publication]) -> list[str]:
     with SyncJobs(pipeline.settings) as jobs:
         return jobs.publish_many(wanted)
-
-
-def starts(pipeline: Pipeline) -> Counter[str]:
-    """Return how often each job was begun."""
-    return Counter(one.job_id for one in pipeline.executions() if one.what == "start")
-
-
-def ended(pipeline: Pipeline) -> set[str]:
-    return {one.job_id for one in pipeline.executions() if one.what == "end"}
-
-
-def positions(pipeline: Pipeline) -> dict[int, int]:
-    """Return the committed positions of `critical` by partition."""
-    return {
-        number: offset for (topic, number), offset in pipeline.committed().items() if topic == CRITICAL.topic
-    }
-
-
-def ends(pipeline: Pipeline) -> dict[int, int]:
-    """Return the ends of the partitions of `critical` that hold records."""
-    return dict(Counter(record.partition for record in pipeline.records(CRITICAL.topic)))
-
-
-def members(pipeline: Pipeline) -> dict[str, set[int]]:
-    """Return the partitions of `critical` that each member has, or nothing while the group is on the move."""
-    admin = AdminClient(pipeline.settings.kafka)
-    group = admin.describe_consumer_groups([GROUP], request_timeout=5)[GROUP].result()
-    if group.state != ConsumerGroupState.STABLE:
-        return {}
-    return {
-        one.member_id: {at.partition for at in one.assignment.topic_partitions if at.topic == CRITICAL.topic}
-        for one in group.members
-    }
-
-
-def wait_for_members(pipeline: Pipeline, count: int) -> None:
-    """Wait until so many workers share the four partitions."""
-
-    def shared() -> bool:
-        parts = members(pipeline).values()
-        return len(parts) == count and all(parts) and set().union(*parts) == {0, 1, 2, 3}
-
-    wait_until(shared, 30, f"{count} workers share the partitions")
 
 
 @pytest.mark.parametrize("later", [20, 400], ids=["held back", "watched"])
@@ -103,6 +57,7 @@ def test_no_record_is_acknowledged_before_its_outcome_is_durable(
     redis = stack.service("redis")
     redis.stop()
     try:
+        # It is tried twice a second, and positions are committed more often than that.
         wait_until(lambda: "outcomes wait for the ledger" in worker.said(), 20, "its outcome waits")
         assert len(ended(pipeline)) == 1
         assert not any(topic == DOCUMENTS.topic for topic, _ in pipeline.committed("streams-document"))

@@ -79,13 +79,13 @@ for _name, _every in zip(failpoints.NAMES, (150, 150, 8, 40, 40), strict=True):
     _failpoint(_name, _every, ci=_name == "after-settle")
 
 
-def _kills_its_worker(scene: Scene, kind: type[Deed], how: str) -> Figures:
+def _kills_its_worker(scene: Scene, kind: type[Deed], how: str, *, neighbour_ms: int = 1_500) -> Figures:
     figures = Figures()
     scene.publishing.steadily(20)
     members = scene.workers(2, KAFKA_SESSION_TIMEOUT="3s")
     scene.wait_for_ends(20)
     killers = _publish(scene, 1, kind, how=how)
-    neighbours = _publish(scene, 5, Quick, work_ms=1_500)
+    neighbours = _publish(scene, 5, Quick, work_ms=neighbour_ms)
     scene.wait_for_end_of([job.job_id for job in killers + neighbours], 120)
     scene.heal()
     scene.play(3)
@@ -108,6 +108,12 @@ def job_exits_worker(scene: Scene, seed: random.Random) -> Figures:
 def job_segfaults_worker(scene: Scene, seed: random.Random) -> Figures:
     """A job in a thread reads address 0; it is dead after five workers, its neighbours are unharmed."""
     return _kills_its_worker(scene, Threaded, "segfault")
+
+
+@fault("job-exits-beside-long-jobs", seconds=70)
+def job_exits_beside_long_jobs(scene: Scene, seed: random.Random) -> Figures:
+    """The same beside jobs that run for longer than it takes to die again: nobody may think that they did it."""
+    return _kills_its_worker(scene, Quick, "exit", neighbour_ms=12_000)
 
 
 @fault("job-out-of-memory", seconds=25)
