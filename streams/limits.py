@@ -69,7 +69,7 @@ class Scope(NamedTuple):
         return tuple(value is not None for value in self)
 
 
-_PER = re.compile(r"(\d+)\s*/\s*(?:(\d+(?:\.\d+)?\s*(?:ms|s|m|h|d))|(s|m|min|h|d))(?:\s+burst\s+(\d+))?")
+_PER = re.compile(r"(\d+)\s*/\s*(?:(\d+(?:\.\d+)?\s*(?:ms|s|m|h|d))|(ms|s|m|min|h|d))(?:\s+burst\s+(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Rate:
 
     def __str__(self) -> str:
         burst = "" if self.burst is None else f" burst {self.burst}"
-        return f"{self.count}/{_duration_text(self.per).removeprefix('1')}{burst}"
+        return f"{self.count}/{_per_text(self.per)}{burst}"
 
     @classmethod
     def of_text(cls, text: str) -> "Rate":
@@ -333,9 +333,9 @@ def check_scope(stated: Mapping[str, str | None], *, types: Iterable[str], provi
     return scope
 
 
-def _duration_text(duration: timedelta) -> str:
-    seconds = duration.total_seconds()
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds * 1000:g}ms"
+def _per_text(duration: timedelta) -> str:
+    for unit, name in (("d", "days"), ("h", "hours"), ("m", "minutes"), ("s", "seconds")):
+        count, rest = divmod(duration, timedelta(**{name: 1}))
+        if not rest:
+            return unit if count == 1 else f"{count}{unit}"
+    return f"{duration // timedelta(milliseconds=1)}ms"
