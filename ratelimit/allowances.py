@@ -23,7 +23,10 @@ class Allowances:
             short_us = 0
             if isinstance(limit, Limit):
                 whole_us = limit.interval_us * limit.capacity
-                full_at_us = min(max(self._full_at_us.get(limit.name, 0), now_us), now_us + whole_us)
+                kept_us = self._full_at_us.get(limit.name, 0)
+                full_at_us = min(max(kept_us, now_us), now_us + whole_us)
+                if full_at_us < kept_us:
+                    self._full_at_us[limit.name] = full_at_us
                 after[limit.name] = full_at_us + limit.interval_us * cost
                 short_us = after[limit.name] - now_us - whole_us
             elif isinstance(limit, Gate):

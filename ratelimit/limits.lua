@@ -13,8 +13,11 @@ local function open_limit(number, key, interval, capacity, stored, now)
   local limit = { number = number, key = key, interval = interval, capacity = capacity, demand = 0, taken = 0 }
   if interval > 0 then
     local whole = capacity * interval
-    -- Never fuller than its capacity allows: a limit that was raised, or a clock that went back, frees at once.
-    limit.full = math.min(math.max(tonumber(stored or 0), now), now + whole)
+    -- Never fuller than its capacity allows: a limit that was raised, or a clock that went back, frees from now on.
+    -- That is written even if nobody is let in, or it would be as full again at the next question.
+    local kept = tonumber(stored or 0)
+    limit.full = math.min(math.max(kept, now), now + whole)
+    limit.eased = kept > limit.full
     limit.left = math.floor((now + whole - limit.full) / interval)
   elseif capacity > 0 then
     redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', math.floor(now / 1000)))
@@ -93,6 +96,7 @@ end
 -- Take the plan's cost from all of its limits and return true, or take nothing and return false.
 local function take(plan)
   local scarce, needs = plan.scarce, plan.needs
+  plan.tried = true
   for i = 1, #scarce do
     if scarce[i].left < needs[scarce[i]] then
       return false
@@ -109,14 +113,15 @@ end
 
 -- Write what was taken, and who holds places until when.
 local function spend(plans, limits, now, keep)
-  local taken = {}
+  local taken, eased = {}, {}
   for _, plan in pairs(plans) do
     for _, limit in ipairs(plan) do
       taken[limit] = (taken[limit] or 0) + plan.granted * plan.needs[limit]
+      eased[limit] = eased[limit] or (limit.eased and plan.tried)
     end
   end
   for _, limit in ipairs(limits) do
-    if limit.interval > 0 and taken[limit] > 0 then
+    if limit.interval > 0 and (taken[limit] > 0 or eased[limit]) then
       local full = limit.full + taken[limit] * limit.interval
       redis.call('SET', limit.key, string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000) + 1)
     elseif limit.entries and #limit.entries > 0 then

@@ -112,6 +112,7 @@ class Ledger(ModelAdmission):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.down = False
+        self.refuses_pushes = False
         self.marks: list[Mark] = []
         self.asked = 0
 
@@ -128,6 +129,11 @@ class Ledger(ModelAdmission):
     async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         self._check()
         return await super().renew(leases)
+
+    async def push(self, gate: str, wait: timedelta) -> None:
+        if self.refuses_pushes:
+            raise AdmissionUnavailable("read-only for the test")
+        await super().push(gate, wait)
 
     def _check(self) -> None:
         if self.down:

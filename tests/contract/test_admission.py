@@ -282,6 +282,10 @@ async def test_a_limit_that_is_raised_frees_at_once(subject: Subject) -> None:
     await subject.run("acme:1", FIRST, slow)
     await subject.run("acme:2", FIRST, slow)
     assert await subject.ask("acme:3", FIRST, quick) == Limited(timedelta(minutes=1), "queue:emails")
+    subject.clock.advance(timedelta(minutes=1) - MICROSECOND)
+    assert await subject.ask("acme:3", FIRST, quick) == Limited(MICROSECOND, "queue:emails")
+    subject.clock.advance(MICROSECOND)
+    await subject.run("acme:3", FIRST, quick)
 
 
 async def test_a_clock_that_goes_back_delays_by_no_more_than_the_burst(subject: Subject) -> None:
@@ -289,6 +293,8 @@ async def test_a_clock_that_goes_back_delays_by_no_more_than_the_burst(subject: 
     await subject.run("acme:1", FIRST, limit)
     subject.clock.advance(timedelta(days=-2))
     assert await subject.ask("acme:2", FIRST, limit) == Limited(HOUR / 2, "queue:emails")
+    subject.clock.advance(HOUR / 2)
+    await subject.run("acme:2", FIRST, limit)
 
 
 async def test_a_batch_longer_than_a_round_trip_is_answered_in_order(subject: Subject) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
+from tests.upstream import ended, ends, members, positions, starts, wait_for_members
 
 import devstack
 from streams.client import SyncJobs
@@ -10,7 +11,6 @@ from streams.publication import Publication
 from streams.queues import DOCUMENTS
 from tests.handlers import Compute, Work
 from tests.processes import Pipeline, wait_until
-from tests.upstream import ended, ends, members, positions, starts, wait_for_members
 
 pytestmark = pytest.mark.stack
 
