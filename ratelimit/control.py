@@ -15,8 +15,9 @@ from typing import Any, Final, Protocol
 from redis.asyncio import ConnectionPool
 
 from ratelimit.admission import EPOCH, MICROSECOND, MILLISECOND
+from ratelimit.connection import pool_of
 from ratelimit.model import utc_now
-from ratelimit.server import TIMEOUT, Script, Server, pool_of
+from ratelimit.server import TIMEOUT, Script, Server
 
 CHANGES_KEPT: Final = 10_000
 

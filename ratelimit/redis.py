@@ -30,7 +30,8 @@ from ratelimit.admission import (
     Run,
     Waiting,
 )
-from ratelimit.server import TIMEOUT, Script, Server, pool_of
+from ratelimit.connection import pool_of
+from ratelimit.server import TIMEOUT, Script, Server
 
 BATCH_MAX: Final = 1_000
 """Jobs per round trip: the whole server waits while a script runs, so a longer batch goes in parts."""
@@ -88,10 +89,7 @@ class RedisAdmission:
         timeout: timedelta = TIMEOUT,
         clock: Callable[[], datetime] | None = None,
     ) -> "RedisAdmission":
-        """Return one for a `redis://`, `rediss://` or `unix://` URL; it connects at the first call.
-
-        User, password and database are part of the URL: `rediss://user:password@host:6379/0`.
-        """
+        """Return one for a URL such as `ratelimit.connection` lists; it connects at the first call."""
         return cls(
             pool_of(url, timeout), prefix=prefix, lease=lease, marker=marker, timeout=timeout, clock=clock
         )

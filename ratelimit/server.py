@@ -9,8 +9,6 @@ from typing import Any, Final
 
 from hiredis import pack_command
 from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     ClusterDownError,
     ConnectionError,
@@ -32,20 +30,6 @@ UNAVAILABLE: Final = (
     TryAgainError, OSError,
 )  # fmt: skip
 UNAVAILABLE_CODES: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS"})
-
-
-def pool_of(url: str, timeout: timedelta = TIMEOUT) -> ConnectionPool:
-    """Return connections for a `redis://`, `rediss://` or `unix://` URL; none is opened yet.
-
-    User, password and database are part of the URL: `rediss://user:password@host:6379/0`.
-    """
-    return ConnectionPool.from_url(
-        url,
-        socket_connect_timeout=timeout.total_seconds(),
-        socket_timeout=None,  # each call has one deadline over all it does
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),  # of connecting; whoever asked asks again
-    )
 
 
 class Script:
