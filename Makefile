@@ -92,7 +92,7 @@ bench: install ## Measure how fast one worker drains a backlog
 
 .PHONY: chaos
 chaos: install ## Hurt real processes in every way of the catalogue, and judge: FAULT=name SEED=7
-	@$(BIN)/python -m tests.chaos $(if $(FAULT),--fault $(FAULT),--all) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.chaos $(if $(FAULT),--fault $(FAULT),--all --stacks 2) $(if $(SEED),--seed $(SEED))
 
 .PHONY: simulate
 simulate: install ## Run the core in worlds made up from seeds: SEEDS=1000 FIRST=0

@@ -369,6 +369,12 @@ class Pipeline:
 
     async def _attempt(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
+        if delivery.leased_until < time.monotonic():
+            # The worker stood still after it was admitted: another one may have taken it over.
+            self._breakers.release(delivery)
+            self._settlement.give_back(delivery)
+            self.ask_again(delivery)
+            return
         if self._breakers.open and self._steps_aside(delivery):
             return
         started_at = running.started_at = self._clock()

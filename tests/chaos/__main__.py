@@ -1,9 +1,12 @@
 """`python -m tests.chaos --fault kill-worker --seed 7`: play faults against real processes and print the verdicts."""
 
+import queue
 import random
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +31,7 @@ from tests.chaos.table import Report, draw
 @click.option(
     "--to", "histories", type=click.Path(path_type=Path), default=HISTORIES, help="Where histories go."
 )
+@click.option("--stacks", type=click.IntRange(1, 4), default=1, help="Play on so many stacks at once.")
 def main(
     names: tuple[str, ...],
     everything: bool,
@@ -37,6 +41,7 @@ def main(
     soak_minutes: float | None,
     as_json: bool,
     histories: Path,
+    stacks: int,
 ) -> None:
     """Play faults against real processes, judge them by the oracle, exit 1 when an invariant is violated."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended on the way out
@@ -60,19 +65,55 @@ def main(
             "say which: --fault NAME, --subset ci, --all or --soak MINUTES; --list prints them"
         )
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
-    programme = _programme(chosen, seed, soak_minutes)
-    reports: list[Report] = []
-    if as_json:
-        for report in _played(programme, histories):
-            reports.append(report)
-            print(report.as_json(), flush=True)
+    if stacks > 1 and soak_minutes is None:
+        played = _side_by_side(chosen, seed, histories, stacks)
     else:
+        played = _played(_programme(chosen, seed, soak_minutes), histories)
+    reports: list[Report] = []
+    if not as_json:
         console.print(f"seed {seed}, histories in {histories}")
-        for report in _played(programme, histories):
-            reports.append(report)
-            console.print(f"{report.fault} {'ok' if report.holds else 'VIOLATED'} in {report.seconds:.0f} s")
+    for report in played:
+        reports.append(report)
+        word = "ok" if report.holds else "VIOLATED"
+        print(report.as_json() if as_json else f"{report.fault} {word} in {report.seconds:.0f} s", flush=True)
+    if not as_json:
         draw(reports, console)
     sys.exit(0 if all(report.holds for report in reports) else 1)
+
+
+def _side_by_side(chosen: list[Fault], seed: int, histories: Path, stacks: int) -> Iterator[Report]:
+    """Play the faults in so many processes of their own, each with its stack, and yield reports as they come."""
+    shares: list[list[Fault]] = [[] for _ in range(stacks)]
+    for fault in sorted(chosen, key=lambda one: -one.seconds):
+        min(shares, key=lambda share: sum(one.seconds for one in share)).append(fault)
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def follow(player: subprocess.Popen[str]) -> None:
+        assert player.stdout is not None
+        for line in player.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    players = []
+    try:
+        for share in filter(None, shares):
+            faults = [argument for fault in share for argument in ("--fault", fault.name)]
+            command = [sys.executable, "-m", "tests.chaos", *faults, "--seed", str(seed), "--json"]
+            player = subprocess.Popen([*command, "--to", str(histories)], stdout=subprocess.PIPE, text=True)
+            players.append(player)
+            threading.Thread(target=follow, args=(player,), daemon=True).start()
+        missing = {fault.name for fault in chosen}
+        for _ in players:
+            while (line := lines.get()) is not None:
+                report = Report.from_json(line)
+                missing.discard(report.fault)
+                yield report
+        for name in sorted(missing):
+            yield Report(name, seed, 0.0, error="its player ended before")
+    finally:
+        for player in players:
+            player.terminate()
+            player.wait(60)
 
 
 def _played(programme: Iterable[tuple[Fault, int]], histories: Path) -> Iterator[Report]:

@@ -40,9 +40,10 @@ def executions(ledger: Path) -> list[Execution]:
 
 
 def ledger_lines(ledger: Path) -> Iterator[list[Any]]:
-    """Yield the lines of a ledger."""
+    """Yield the lines of a ledger; one that is being written is not one yet."""
     if ledger.exists():
-        yield from map(json.loads, ledger.read_text().splitlines())
+        whole, _, _ = ledger.read_text().rpartition("\n")
+        yield from map(json.loads, whole.splitlines())
 
 
 def carried(record: Consumed) -> Carried:

@@ -6,33 +6,17 @@ and tells its story. That each of them can fail is tested in tests/unit/test_cha
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 
 from streams.queues import RETRY_DELAYS
-from tests.chaos.history import Carried, Execution, History, Incident, Place, Told
+from tests.chaos.history import Carried, History, Place, Told
+from tests.chaos.repeats import executions_explained, one_at_a_time, told_again
+from tests.chaos.verdict import Verdict, against
 from tracking.states import FINAL, MOVES, Status
-
-SETTLE_SECONDS = 0.5
-"""What ended so shortly before its worker died may not be settled yet, and run again."""
 
 WARM_SECONDS = 5.0
 """A worker that has just started imports, connects and fills its caches."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """An invariant, what was measured, and what is wrong, if something is."""
-
-    invariant: str
-    figure: str
-    violation: str = ""
-    story: tuple[str, ...] = ()
-
-    @property
-    def holds(self) -> bool:
-        return not self.violation
 
 
 @dataclass(slots=True)
@@ -62,10 +46,6 @@ def judge(history: History, limits: Limits) -> list[Verdict]:
     ]
 
 
-def _against(history: History, name: str, figure: str, violation: str, job_id: str) -> Verdict:
-    return Verdict(name, figure, violation, tuple(history.story(job_id)))
-
-
 # -- ends and effects ------------------------------------------------------------------------------------
 
 
@@ -83,12 +63,12 @@ def no_loss(history: History) -> Verdict:
         found = ends.get(job_id, set())
         if not found:
             lost = sum(not ends.get(other) for other in wanted)
-            return _against(history, name, figure, f"{lost} jobs have no end, such as {job_id}", job_id)
+            return against(history, name, figure, f"{lost} jobs have no end, such as {job_id}", job_id)
         if len(found) > 1 or (end is not None and found != {end}):
             told = " and ".join(sorted(found))
-            return _against(history, name, figure, f"{job_id} must be {end}, is {told}", job_id)
+            return against(history, name, figure, f"{job_id} must be {end}, is {told}", job_id)
         if found == {"dead"} and job_id not in letters:
-            return _against(history, name, figure, f"{job_id} is dead and has no dead letter", job_id)
+            return against(history, name, figure, f"{job_id} is dead and has no dead letter", job_id)
     return Verdict(name, figure)
 
 
@@ -102,125 +82,13 @@ def effect_once(history: History) -> Verdict:
     figure = f"{len(count)} effects"
     for effect, job_id in certain.items():
         if effect not in count:
-            return _against(history, name, figure, f"{job_id} has no effect", job_id)
+            return against(history, name, figure, f"{job_id} has no effect", job_id)
     by_effect = {effect: job_id for job_id, effect in of_job.items()}
     for effect, times in count.items():
         if times > 1 or effect not in possible:
             wrong = f"{effect} happened {times} times" if times > 1 else f"{effect} must not have happened"
-            return _against(history, name, figure, wrong, by_effect.get(effect, ""))
+            return against(history, name, figure, wrong, by_effect.get(effect, ""))
     return Verdict(name, figure)
-
-
-# -- executions ------------------------------------------------------------------------------------------
-
-
-def executions_explained(history: History) -> Verdict:
-    """A job runs once, and again only for a reason: it was retried or snoozed, or its worker was hurt meanwhile."""
-    name = "executions"
-    extra = 0
-    unexplained: list[tuple[str, Execution]] = []
-    for job_id, runs in history.runs.items():
-        excuses = list(runs[:1])
-        for run in runs[1:]:
-            excuse = next((one for one in excuses if _retried(history, one, run)), None)
-            if excuse is None:
-                excuse = next((one for one in excuses if _interrupted(history, one, run)), None)
-                extra += 1
-            if excuse is None:
-                unexplained.append((job_id, run))
-            else:
-                excuses.remove(excuse)  # each run is a reason for one other
-            excuses.append(run)
-    bound = sum(_in_flight(history, incident) for incident in history.incidents if incident.repeats)
-    figure = f"{len(history.executions)} runs, {extra} repeated of {bound} in flight at faults"
-    if unexplained:
-        job_id, run = unexplained[0]
-        wrong = (
-            f"{len(unexplained)} runs have no reason, such as attempt {run.attempt} of {job_id} on {run.pid}"
-        )
-        return _against(history, name, figure, wrong, job_id)
-    if extra > bound:
-        return Verdict(name, figure, f"{extra} runs were repeated where {bound} jobs were in flight")
-    return Verdict(name, figure)
-
-
-def _retried(history: History, earlier: Execution, later: Execution) -> bool:
-    return any(
-        event.kind in ("retried", "snoozed")
-        and event.attempt == earlier.attempt
-        and later.attempt == earlier.attempt + (event.kind == "retried")
-        and earlier.started <= event.written + 0.01 <= later.started + 0.05
-        for event in history.events.get(later.job_id, [])
-    ) or any(
-        event.kind == "replayed" and earlier.started <= event.written <= later.started
-        for event in history.events.get(later.job_id, [])
-    )
-
-
-def _interrupted(history: History, earlier: Execution, later: Execution) -> bool:
-    return any(
-        incident.begin <= later.started and _in_flight_at(earlier, incident) for incident in history.incidents
-    )
-
-
-def _in_flight_at(run: Execution, incident: Incident) -> bool:
-    """Return whether an incident may make a run happen again."""
-    if not incident.repeats or incident.pid not in (None, run.pid) or run.started > incident.end:
-        return False
-    if incident.what == "left":
-        # What ends while its worker leaves is settled; what does not is handed on.
-        return run.ended is None or (run.how == "cancelled" and run.ended >= incident.begin)
-    return run.ended is None or run.ended >= incident.begin - SETTLE_SECONDS
-
-
-def _in_flight(history: History, incident: Incident) -> int:
-    return sum(_in_flight_at(run, incident) for run in history.executions)
-
-
-def one_at_a_time(history: History) -> Verdict:
-    """No two workers run one job at the same time, unless one was frozen or the ledger was away."""
-    name = "one at a time"
-    overlaps: list[tuple[str, Execution, Execution]] = []
-    excused = 0
-    for job_id, runs in history.runs.items():
-        for index, run in enumerate(runs):
-            over = _over_at(history, run)
-            for later in runs[index + 1 :]:
-                if later.started >= over:
-                    continue
-                if any(_may_overlap(incident, run, later) for incident in history.incidents):
-                    excused += 1
-                else:
-                    overlaps.append((job_id, run, later))
-    figure = f"{len(overlaps) + excused} overlaps"
-    if overlaps:
-        job_id, run, later = overlaps[0]
-        return _against(
-            history, name, figure, f"{job_id} runs on {run.pid} and on {later.pid} at once", job_id
-        )
-    return Verdict(name, figure + (", all of frozen workers or without a ledger" if excused else ""))
-
-
-def _over_at(history: History, run: Execution) -> float:
-    """Return when a run was over: it came back, its worker died, or its attempt was told to have ended."""
-    if run.ended is not None:
-        return run.ended
-    deaths = [
-        incident.end
-        for incident in history.incidents
-        if incident.pid == run.pid and incident.what != "frozen" and incident.end >= run.started
-    ]
-    told = [
-        event.written
-        for event in history.events.get(run.job_id, [])
-        if event.kind in ("retried", "dead") and event.attempt == run.attempt and event.written >= run.started
-    ]
-    return min([*deaths, *told], default=float("inf"))
-
-
-def _may_overlap(incident: Incident, run: Execution, later: Execution) -> bool:
-    alive = incident.what == "frozen" or incident.pid is None
-    return alive and incident.begin <= later.started and _in_flight_at(run, incident)
 
 
 # -- positions -------------------------------------------------------------------------------------------
@@ -253,7 +121,7 @@ def positions_behind(history: History) -> Verdict:
                     if (one.topic, one.partition, one.offset) == (*place, offset)
                 )
                 wrong = f"{place[0]}/{place[1]} was committed to {position} while {offset} was not settled"
-                return _against(history, name, figure, wrong, record.job_id)
+                return against(history, name, figure, wrong, record.job_id)
     if len(history.samples) < 10:
         return Verdict(name, figure, "there are too few samples to judge")
     return Verdict(name, figure)
@@ -334,12 +202,12 @@ def legal_moves(history: History) -> Verdict:
             moves += 1
             if _legal(state, after):
                 state = after
-            elif _told_again(history, event):
+            elif told_again(history, event):
                 repeated += 1
             else:
                 figure = f"{moves} moves, {repeated} told again"
                 wrong = f"{job_id} moves from {state} to {after}"
-                return _against(history, name, figure, wrong, job_id)
+                return against(history, name, figure, wrong, job_id)
     return Verdict(name, f"{moves} moves, {repeated} told again")
 
 
@@ -356,15 +224,6 @@ def _legal(before: Status, after: Status) -> bool:
     return False
 
 
-def _told_again(history: History, event: Told) -> bool:
-    """Return whether an incident explains that an event comes after its like: its run was in flight then."""
-    return any(
-        incident.begin <= event.written + 0.01 and _in_flight_at(run, incident)
-        for run in history.runs.get(event.job_id, [])
-        for incident in history.incidents
-    )
-
-
 def tracking_is_the_fold(history: History) -> Verdict:
     """The store holds what the events fold to, and the same again when it is rebuilt from the topic."""
     name = "tracking"
@@ -379,7 +238,7 @@ def tracking_is_the_fold(history: History) -> Verdict:
             wrong = (
                 f"the store differs from {what} in {len(differing)} rows, such as that of {job_id}: {first}"
             )
-            return _against(history, name, figure, wrong, job_id)
+            return against(history, name, figure, wrong, job_id)
     return Verdict(name, figure)
 
 
@@ -445,9 +304,3 @@ def no_secret(history: History) -> Verdict:
     """The secret that every payload carries is in no log, header, event, row or key."""
     figure = f"{len(history.leaks)} leaks"
     return Verdict("secrets", figure, f"seen in {history.leaks[0]}" if history.leaks else "")
-
-
-INVARIANTS: Iterable[Callable[..., Verdict]] = (
-    no_loss, effect_once, executions_explained, one_at_a_time, positions_behind, legal_moves,
-    tracking_is_the_fold, memory_flat, back_to_normal, no_secret,
-)  # fmt: skip

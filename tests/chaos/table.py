@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.oracle import Verdict
+from tests.chaos.verdict import Verdict
 
 
 @dataclass
@@ -39,10 +39,16 @@ class Report:
         return "\n".join(lines)
 
     def as_json(self) -> str:
-        """Return everything on one line."""
-        verdicts = {one.invariant: [one.figure, one.violation] for one in self.verdicts}
-        told = {"holds": self.holds, "verdicts": verdicts, "notes": self.notes, "complaint": self.complaint()}
-        return json.dumps({"fault": self.fault, "seed": self.seed, **told}, default=str)
+        """Return everything on one line, and whether it holds and what is wrong beside it."""
+        return json.dumps({**asdict(self), "holds": self.holds, "complaint": self.complaint()}, default=str)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Report":
+        """Return the report that a line holds."""
+        told = json.loads(line)
+        told["verdicts"] = [Verdict(**{**one, "story": tuple(one["story"])}) for one in told["verdicts"]]
+        told["history"] = Path(told["history"])
+        return cls(**{field.name: told[field.name] for field in fields(cls)})
 
 
 def draw(reports: Sequence[Report], console: Console) -> None:

@@ -18,7 +18,10 @@ from tests.processes import ROOT
 pytestmark = pytest.mark.stack
 
 SEED = 7
-SUBSET = ("kill-worker", "failpoint-after-settle", "sigterm", "zombie-worker")
+SUBSET = (
+    "kill-worker", "failpoint-after-settle", "sigterm", "zombie-worker", "rebalance-storm-short", "redis-flushed",
+    "redis-answers-lost",
+)  # fmt: skip
 
 Report = dict[str, Any]
 
@@ -56,6 +59,7 @@ def report_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
     yield wait_for
     playing.terminate()
     playing.wait(60)
+    playing.stdout.close()
 
 
 @pytest.mark.parametrize("name", SUBSET)

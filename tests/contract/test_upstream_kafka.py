@@ -150,7 +150,7 @@ def test_partitions_are_read_on_after_rebalances_while_the_window_is_full(pipeli
 def test_a_job_longer_than_a_session_costs_nobody_the_membership(pipeline: Pipeline) -> None:
     """aiokafka #848: a worker that was busy for too long left the group, its commit failed, and so on for ever.
 
-    The window is full for as long as the job runs, so nothing is fetched meanwhile.
+    Its queue's window is full for as long as the job runs, and its partitions are not read meanwhile.
     """
     busy = {"CONCURRENCY_CRITICAL": "1", "WINDOW_RECORDS": "1"}
     for _ in range(2):

@@ -15,17 +15,9 @@ from streams.queues import CRITICAL, RETRY_DELAYS, SCHEDULED
 from streams.retry import GROUP as FORWARDER
 from tests.handlers import Block, Work
 from tests.processes import Pipeline, wait_until
+from tests.upstream import ended, starts, wait_for_members
 
 pytestmark = pytest.mark.stack
-
-
-def starts(pipeline: Pipeline) -> Counter[str]:
-    """Return how often each job was begun."""
-    return Counter(one.job_id for one in pipeline.executions() if one.what == "start")
-
-
-def ended(pipeline: Pipeline) -> set[str]:
-    return {one.job_id for one in pipeline.executions() if one.what == "end"}
 
 
 def settled(pipeline: Pipeline, *groups: str) -> Counter[str]:
@@ -50,8 +42,9 @@ def test_neither_long_nor_delayed_work_is_given_to_a_second_worker(pipeline: Pip
     Here both take more than two leases, and copies of the long one ask all the while whether they may run.
     """
     workers = [pipeline.worker().start(), pipeline.worker().start()]
+    wait_for_members(pipeline, 2)
     with SyncJobs(pipeline.settings) as jobs:
-        long = jobs.publish_many([Publication(Work(work_ms=7000), "acme", idempotency_key="invoice-7")] * 3)
+        long = jobs.publish_many([Publication(Work(work_ms=9000), "acme", idempotency_key="invoice-7")] * 3)
         asked_at = datetime.now(UTC)
         delayed = jobs.publish(Work(), organization_id="acme", delay=timedelta(seconds=7))
     assert len(set(long)) == 1

@@ -109,25 +109,26 @@ class Broker:
         while not self.healthy:  # noqa: ASYNC110 - polling costs nothing where time is virtual
             await asyncio.sleep(0.05)
 
-    async def fetch(
-        self, positions: Mapping[Partition, int], most: int, wait_seconds: float
-    ) -> dict[Partition, list[Stored]]:
-        """Return records from the positions on, waiting a while for the first."""
-        await asyncio.sleep(self._chance.uniform(0.001, 0.01))
+    async def arrival(self, positions: Callable[[], Mapping[Partition, int]], wait_seconds: float) -> None:
+        """Return when there is something to read from the positions on, or after a while."""
+        await self.slowly()
         await self.recovered()
-        found = self._read(positions, most)
-        if not found:
+        if not self.read(positions(), 1):
             arrival = self.loop.create_future()
             self._arrivals.append(arrival)
             await asyncio.wait([arrival], timeout=wait_seconds)
-            found = self._read(positions, most) if self.healthy else {}
-        if self._chance.random() < 0.03:
-            await asyncio.sleep(self._chance.uniform(0.3, 4.0))  # long enough for a rebalance to overtake it
-        return found
 
-    def _read(self, positions: Mapping[Partition, int], most: int) -> dict[Partition, list[Stored]]:
+    def read(self, positions: Mapping[Partition, int], most: int) -> dict[Partition, list[Stored]]:
+        """Return the records from the positions on, at most so many of each partition."""
+        if not self.healthy:
+            return {}
         found = {partition: self.log(partition).since(at, most) for partition, at in positions.items()}
         return {partition: records for partition, records in found.items() if records}
+
+    async def slowly(self) -> None:
+        """Take the time of half a round trip; now and then so long that a rebalance overtakes it."""
+        slow = self._chance.random() < 0.03
+        await asyncio.sleep(self._chance.uniform(0.3, 4.0) if slow else self._chance.uniform(0.001, 0.005))
 
 
 WORLD_BEGINS = 1_800_000_000.0

@@ -1,8 +1,8 @@
 """A simulated worker process: the real `Worker`, with a mirror of what `streams.transport` does around it.
 
 Faust itself cannot run in a simulated loop. So the order of the calls that its consumer makes is repeated here,
-line for line where it matters: `_fetch`, `_hand_in`, `wait_empty`, `commit` and `_moved` are the methods of
-`streams.transport.Consumer` of those names, and a change there is made here, too.
+line for line where it matters: `_fetch`, `read_again`, `_hand_in`, `wait_empty`, `commit` and `_moved` are the methods
+of `streams.transport.Consumer` of those names, and a change there is made here, too.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from streams.delivery import EPOCH
+from streams.offsets import PartitionOffsets
 from streams.producer import Message
 from streams.queues import RETRY_DELAYS
 from streams.retry import goes_on_at, next_topic
@@ -51,7 +52,7 @@ class Member:
         self.forwarder = Forwarder(self, world)
         self.generation = 0
         self._assigned: dict[Partition, int] = {}
-        """Partition to the next offset to fetch."""
+        """Partition to the position of the fetching consumer."""
         self._committed: dict[Partition, int] = {}
         self._flow = False
         self._stopping = False
@@ -149,10 +150,6 @@ class Member:
 
     # -- records in --------------------------------------------------------------------------------------
 
-    def current(self, generation: int) -> bool:
-        """Return whether what was fetched in a generation may still be handed in."""
-        return self._flow and generation == self.generation
-
     async def _fetching(self) -> None:
         while not self._stopping:
             await self._fetch()
@@ -161,25 +158,57 @@ class Member:
         if not self._flow:
             await asyncio.sleep(0.05)
             return
-        with_room = {one: at for one, at in self._assigned.items() if self.worker.has_room(one)}
+        active = set(self._assigned)
+        with_room = {one for one in self._assigned if self.worker.has_room(one)}
         if not with_room:
             await asyncio.sleep(FETCH_SECONDS_WHEN_FULL)
             return
-        generation = self.generation
-        whole = len(with_room) == len(self._assigned)
-        timeout = FETCH_SECONDS if whole else FETCH_SECONDS_WHEN_FULL
-        records = await self._broker.fetch(with_room, POLL_RECORDS, timeout)
-        if not self.current(generation):
-            return
-        for partition, batch in records.items():
-            if self.current(generation):
-                self._assigned[partition] = batch[-1].offset + 1
-                await self._hand_in(partition, batch)
+        tracked = {one: self.worker.offsets(one) for one in with_room}
+        timeout = FETCH_SECONDS if with_room == active else FETCH_SECONDS_WHEN_FULL
+        records = await self._getmany(with_room, timeout)
+        strange = {
+            one: batch[0].offset
+            for one, batch in records.items()
+            if not self._flow or not self.same(tracked[one], self.worker.offsets(one))
+        }
+        if strange:
+            await asyncio.sleep(0)
+            self.read_again(strange)
+        for one, batch in records.items():
+            offsets = tracked[one]
+            if one not in strange and offsets is not None:
+                await self._hand_in(one, batch, offsets)
 
-    async def _hand_in(self, partition: Partition, batch: list[Stored]) -> None:
-        generation = self.generation
+    async def _getmany(self, wanted: set[Partition], wait_seconds: float) -> dict[Partition, list[Stored]]:
+        """Return what was fetched of the present assignment, whose positions are behind it from then on.
+
+        As aiokafka's, it may wait through a rebalance, and another may come before what it returns is looked at.
+        """
+
+        def positions() -> dict[Partition, int]:
+            return {one: at for one, at in self._assigned.items() if one in wanted}
+
+        await self._broker.arrival(positions, wait_seconds)
+        records = self._broker.read(positions(), POLL_RECORDS)
+        for partition, batch in records.items():
+            self._assigned[partition] = batch[-1].offset + 1
+        await self._broker.slowly()
+        return records
+
+    @staticmethod
+    def same(before: PartitionOffsets | None, now: PartitionOffsets | None) -> bool:
+        """Return whether a partition has the assignment that it had."""
+        return before is now
+
+    def read_again(self, first: Mapping[Partition, int]) -> None:
+        """Go back to what was fetched and not handed in."""
+        for partition, offset in first.items():
+            if offset < self._assigned.get(partition, 0):
+                self._assigned[partition] = offset
+
+    async def _hand_in(self, partition: Partition, batch: list[Stored], offsets: PartitionOffsets) -> None:
         await asyncio.sleep(0)  # the way through the agent's queue, which a rebalance clears
-        if self.current(generation):
+        if self._flow and self.same(offsets, self.worker.offsets(partition)):
             self._world.read(self.process, batch)
             self.worker.take(partition, batch)
 

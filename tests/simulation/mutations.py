@@ -1,6 +1,6 @@
 """Defects put into the core, or taken out of its care, one at a time: the simulation must object to each.
 
-The first six are what stock Faust 0.15.3 does to a job queue.
+The first are what stock Faust 0.15.3 does to a job queue.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,9 +110,14 @@ def drops_what_arrives_for_a_paused_partition(
             _take(self, partition, [record])
 
 
-@mutation(Member, "current", "neither ended nor a record left", only="rebalance")
-def hands_in_what_it_fetched_before_a_rebalance(self: Member, generation: int) -> bool:
+@mutation(Member, "same", "neither ended nor a record left", only="rebalance")
+def hands_in_what_it_fetched_before_a_rebalance(*assignments: PartitionOffsets | None) -> bool:
     return True
+
+
+@mutation(Member, "read_again", "not drained|neither ended nor a record left", only="rebalance")
+def skips_what_it_fetched_during_a_rebalance(self: Member, first: Mapping[Partition, int]) -> None:
+    pass
 
 
 # -- the order of settlement ------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ async def ignores_the_fence(self: ModelAdmission, candidates: Sequence[Candidate
 _admit_in_redis = Redis.admit
 
 
-@mutation(Redis, "admit", "ran on")
+@mutation(Redis, "admit", "ran on|ran to its end")
 async def ignores_leases(
     self: Redis, candidates: Sequence[Candidate], process: Process, doubted: set[str]
 ) -> list[Answer]:

@@ -244,6 +244,25 @@ class TestLostLeases:
             await rig.settled()
             assert [one["jobId"] for one in rig.events("completed")] == ["job-2"]
 
+    async def test_what_was_admitted_before_a_standstill_is_asked_for_again(self) -> None:
+        held = handled()
+        async with Rig(options={"worker_concurrency": 1}) as rig:
+            admit = rig.ledger.admit
+
+            async def too_late(candidates: Sequence[Candidate]) -> list[Answer]:
+                answers = await admit(candidates)
+                pipeline._lease = lease
+                return answers
+
+            # As when the worker is stopped behind the answer, and goes on after its leases have run out.
+            pipeline = pipeline_of(rig)
+            lease, pipeline._lease = pipeline._lease, -SECOND
+            rig.ledger.admit = too_late  # type: ignore[method-assign]
+            rig.put(Do(), job_id="job-1")
+            await rig.settled()
+            assert held.ran == ["job-1"]
+            assert rig.ledger.asked == 2
+
     async def test_what_has_ended_keeps_its_lease_until_the_ledger_knows(self) -> None:
         handled()
         async with Rig(lease=2 * SECOND, options=OPTIONS) as rig:

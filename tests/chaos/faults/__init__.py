@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.chaos.oracle import Verdict
+from tests.chaos.verdict import Verdict
 
 if TYPE_CHECKING:
     from tests.chaos.scene import Scene

@@ -1,0 +1,166 @@
+"""Faults of the group: workers join and leave all the time, freeze while others wait for them, or hand over slowly."""
+
+import random
+import time
+
+from streams.jobs import Payload
+from tests.chaos.commits import commits_of
+from tests.chaos.crew import Member
+from tests.chaos.faults import Figures, fault
+from tests.chaos.faults.broker import PRIMARY, committed_again, long_jobs, ran_once
+from tests.chaos.handlers import Quick, Threaded
+from tests.chaos.history import Published
+from tests.chaos.publishing import everyday
+from tests.chaos.scene import Scene
+from tests.processes import wait_until
+
+CHANGE_EVERY_SECONDS = 2.0
+FEWEST, MOST = 3, 5
+SPAN_SECONDS = 10
+"""In each such part of a storm something must have ended."""
+
+
+def stormy(number: int, chance: random.Random, secret: str) -> Payload:
+    """Return a job as on every day, but some take longer than a worker has to hand over."""
+    if chance.random() < 0.01:
+        kind = chance.choice([Quick, Threaded])
+        return kind(number=number, work_ms=chance.choice([1_500, 4_000]), password=secret)
+    return everyday(number, chance, secret)
+
+
+class Coming:
+    """Workers that join and leave, at least `FEWEST` of them there at any time."""
+
+    def __init__(self, scene: Scene, seed: random.Random, members: list[Member]) -> None:
+        self._scene = scene
+        self._seed = seed
+        self._members = members
+        self._leaving: list[tuple[Member, float]] = []
+        self.changes = 0
+
+    def change(self) -> None:
+        """Let one worker join or leave; one in four that leave is killed."""
+        self.see_off()
+        there = self._scene.crew.alive
+        joins = len(there) <= FEWEST or (len(there) < MOST and self._seed.random() < 0.5)
+        if joins:
+            self._join()
+        else:
+            victim = self._seed.choice(there)
+            if self._seed.random() < 0.25:
+                victim.kill()
+            else:
+                self._leaving.append((victim, victim.ask_to_leave()))
+        self.changes += 1
+
+    def _join(self) -> None:
+        gone = [one for one in self._members if one.worker.process.poll() is not None]
+        if gone:
+            self._seed.choice(gone).start()
+        else:
+            self._members.append(self._scene.worker())
+
+    def see_off(self) -> bool:
+        """Say who has left; returns whether all have that were asked to."""
+        for member, begin in list(self._leaving):
+            if member.worker.process.poll() is not None:
+                member.left(begin)
+                self._leaving.remove((member, begin))
+        return not self._leaving
+
+
+def _storm(scene: Scene, seed: random.Random, seconds: float, per_second: float) -> Figures:
+    figures = Figures()
+    scene.publishing.steadily(per_second, stormy)
+    coming = Coming(scene, seed, scene.workers(3))
+    scene.wait_for_ends(150)
+    before = sum(scene.committed().values())
+    generations = commits_of(PRIMARY, scene.settings.kafka).generations
+    began = time.time()
+    while time.time() < began + seconds:
+        coming.change()
+        scene.play(CHANGE_EVERY_SECONDS)
+    over = time.time()
+    wait_until(coming.see_off, 40, "all have left that were asked to")
+    scene.heal()
+    scene.play(5)
+    scene.drain(60)
+    ends = _ends_per_span(scene, began, over)
+    figures.note("changes", coming.changes)
+    figures.check("goes on all the time", min(ends) > 0, ends, "nothing ended for a while")
+    committed_again(scene, figures, before)
+    rebalances = commits_of(PRIMARY, scene.settings.kafka).generations - generations
+    # Who comes or goes while members find together is part of the same rebalance.
+    figures.check("rebalances", rebalances >= coming.changes // 5, rebalances, "that was no storm")
+    return figures
+
+
+def _ends_per_span(scene: Scene, began: float, over: float) -> list[int]:
+    per_second = scene.listener.ends_per_second
+    return [
+        sum(per_second[second] for second in range(start, start + SPAN_SECONDS))
+        for start in range(int(began), int(over) - SPAN_SECONDS + 1, SPAN_SECONDS)
+    ]
+
+
+@fault("rebalance-storm", seconds=175)
+def rebalance_storm(scene: Scene, seed: random.Random) -> Figures:
+    """A worker joins or leaves every 2 s for 2 min, three to five of them, under load."""
+    return _storm(scene, seed, 120, 100)
+
+
+@fault("rebalance-storm-short", seconds=85, ci=True)
+def rebalance_storm_short(scene: Scene, seed: random.Random) -> Figures:
+    """The same for 40 s."""
+    return _storm(scene, seed, 40, 80)
+
+
+@fault("frozen-during-rebalance", seconds=75)
+def frozen_during_rebalance(scene: Scene, seed: random.Random) -> Figures:
+    """SIGSTOP of a worker while others wait for it in a rebalance; it comes back within its session, or later."""
+    figures = Figures()
+    scene.publishing.steadily(60, stormy)
+    members = scene.workers(2)
+    scene.wait_for_ends(100)
+    before = sum(scene.committed().values())
+    for seconds in (3.0, 12.0):
+        long_jobs(scene, 8, 3_000)  # handing over takes a while
+        joining = scene.worker()
+        wait_until(lambda: scene.pipeline.members() == 0, 30, "a rebalance has begun")
+        victim = seed.choice(members)
+        victim.freeze()
+        scene.play(seconds)
+        victim.thaw()
+        scene.await_runs({joining.pid})
+        members.append(joining)
+        scene.play(2)
+    scene.heal()
+    scene.play(5)
+    scene.drain(45)
+    committed_again(scene, figures, before)
+    figures.check("workers live", all(one.alive for one in members), len(members))
+    return figures
+
+
+@fault("slow-hand-over", seconds=70)
+def slow_hand_over(scene: Scene, seed: random.Random) -> Figures:
+    """Workers join and leave while one takes longer to hand over than a session lasts: its jobs run once."""
+    figures = Figures()
+    scene.publishing.steadily(80, stormy)
+    scene.worker(REVOKE_GRACE="9s")
+    scene.workers(1)
+    scene.wait_for_ends(150)
+    before = sum(scene.committed().values())
+    jobs: list[Published] = []
+    for _ in range(3):
+        jobs += long_jobs(scene, 8, 7_000)
+        guest = scene.worker(keep=False)
+        scene.await_runs({guest.pid})
+        scene.play(seed.uniform(0, 3))
+        guest.terminate()
+    scene.heal()
+    scene.play(5)
+    scene.drain(45)
+    committed_again(scene, figures, before)
+    ran_once(scene, figures, jobs)
+    return figures
