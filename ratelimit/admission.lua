@@ -29,7 +29,7 @@ end
 for i = count + 1, #KEYS do
   local number = i - count
   local interval, capacity = tonumber(ARGV[5 + 2 * number]), tonumber(ARGV[6 + 2 * number])
-  limits[number] = open_limit(number, KEYS[i], interval, capacity, stored[i], now)
+  limits[number] = open_limit(number, KEYS[i], interval, capacity, stored[i])
 end
 if #limits > 0 then
   for i = 1, count do
@@ -40,7 +40,7 @@ if #limits > 0 then
       plan.asked = plan.asked + 1
     end
   end
-  weigh(plans)
+  weigh(plans, limits)
 end
 
 local letters, reply = {}, { '' }
@@ -104,12 +104,12 @@ for i = 1, count do
     if not plan or take(plan) then
       grant(i, key, fence, crashes, plan)
     else
-      answer(i, 'T', refusal(plan, now, lease_ends))
+      answer(i, 'T', refusal(plan, lease_ends))
     end
   end
 end
 
-spend(plans, limits, now, marker)
+spend(plans, limits, marker)
 
 reply[1] = table.concat(letters)
 return reply
