@@ -29,7 +29,7 @@ from bench.handlers import Limited, Nothing
 from ratelimit.control import RedisControl
 from streams import topics
 from streams.client import SyncJobs
-from streams.limits import EACH, KINDS, Rate, Rule, Scope, allowed_text
+from streams.limits import EACH, Rate, Rule, Scope, allowed_text
 from streams.publication import Publication
 from streams.queues import LIFECYCLE_TOPIC
 from streams.settings import Settings, load_settings
@@ -44,12 +44,12 @@ SCOPES = (
     Scope(queue="critical"), Scope(type="bench.limited"), Scope(provider="bench"), Scope(organization=EACH),
     Scope(queue="critical", organization=EACH),
 )  # fmt: skip
+ONE = (Scope(queue="critical"), Scope(provider="bench"), Scope(organization=EACH))
 RULES = [
-    Rule(kind, scope, Rate(MANY, timedelta(seconds=1)) if kind == "rate" else MANY)
-    for kind in KINDS
-    for scope in SCOPES
+    *(Rule("rate", scope, Rate(MANY, timedelta(seconds=1))) for scope in SCOPES),
+    *(Rule("concurrency", scope, MANY) for scope in ONE),
 ]
-"""Rates and concurrencies of a queue, a job type, a provider, each organization, and each one in the queue."""
+"""Rates of a queue, a job type, a provider, each organization, and each one in the queue; concurrencies of three."""
 
 
 @click.command()

@@ -13,7 +13,11 @@
 -- Caveats: who crashed stays in a concurrency's set until that would refuse somebody, or until the key expires.
 
 local function open_limit(number, key, interval, capacity, stored)
-  local limit = { number = number, key = key, interval = interval, capacity = capacity, demand = 0 }
+  -- With room for all its fields: a table that grows is copied.
+  local limit = {
+    number = number, key = key, interval = interval, capacity = capacity, left = 0, first = 0, demand = 0, taken = 0,
+    full = 0, eased = false, entries = false, held = 0, shut = false, scarce = false, tried = false,
+  }
   if interval > 0 then
     -- Never fuller than its capacity allows: a limit that was raised, or a clock that went back, frees from now on.
     -- That is written even if nobody is let in, or it would be as full again at the next question.
@@ -34,7 +38,7 @@ end
 
 local function open_plan(code, limits)
   local cost, list = code:match('^(%d+):(.*)$')
-  local plan = { cost = tonumber(cost), asked = 0, granted = 0, scarce = {}, places = {} }
+  local plan = { cost = tonumber(cost), asked = 0, granted = 0, scarce = {}, places = {}, tried = false }
   for number in list:gmatch('%d+') do
     local limit = limits[tonumber(number)]
     plan[#plan + 1] = limit
@@ -129,7 +133,7 @@ local function spend(plans, limits, keep)
   for _, plan in pairs(plans) do
     for i = 1, #plan do
       local limit = plan[i]
-      limit.taken = (limit.taken or 0) + plan.granted * plan.cost
+      limit.taken = limit.taken + plan.granted * plan.cost
       limit.tried = limit.tried or plan.tried
     end
   end
