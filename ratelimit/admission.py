@@ -196,6 +196,10 @@ class Admission(Protocol):
         """Say that a worker lives, for so long from now, and return all that live; zero says that it leaves."""
         ...
 
+    async def now(self) -> datetime:
+        """Return what time it is for the ledger."""
+        ...
+
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
         ...

@@ -105,6 +105,10 @@ class ModelAdmission:
         self._workers = {name: until for name, until in self._workers.items() if until > now}
         return sorted(self._workers, key=lambda name: (self._workers[name], name))
 
+    async def now(self) -> datetime:
+        """Return what time it is for the ledger."""
+        return self._clock()
+
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
         now = self._clock()

@@ -167,6 +167,13 @@ class RedisAdmission:
             done += [value is not None and value.startswith(b"d") for value in values]
         return done
 
+    async def now(self) -> datetime:
+        """Return what time it is for the ledger."""
+        if self._clock is not None:
+            return self._clock()
+        seconds, microseconds = await self._server.execute("TIME")
+        return EPOCH + timedelta(seconds=int(seconds), microseconds=int(microseconds))
+
     async def ping(self) -> None:
         """Return when the server answers; raise AdmissionUnavailable when it does not."""
         await self._server.execute("PING")

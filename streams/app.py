@@ -88,9 +88,12 @@ class App(faust.App):
         )
         # What was cancelled while no worker was there must not begin.
         await self.worker.hear()
+        await self.worker.set_clock()
         self.worker.start()
         _calm_the_collector()
-        self.forwarder = RetryForwarder(settings, cancelled=self.worker.cancellations.cover)
+        self.forwarder = RetryForwarder(
+            settings, clock=self.worker.clock, cancelled=self.worker.cancellations.cover
+        )
         self.forwarder.start()
         broker = Broker(settings)
         signs = life_signs(self.worker, cast(Consumer, self.consumer), self.forwarder, settings)

@@ -37,6 +37,7 @@ from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits, holds, is_place
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
+from streams.quarantine import SUSPECT_FROM, Quarantine
 from streams.queues import SHORTEST_DELAY, OnRedisDown, Queue
 from streams.settle import Settlement
 from streams.unledgered import Unledgered
@@ -51,6 +52,9 @@ YIELD_EVERY = 25
 """After that many jobs that never waited, others get their turn: the next batch is asked for while this one runs."""
 
 REDIS_RETRY = timedelta(milliseconds=500)
+
+SINGLE_RETRY = timedelta(seconds=1)
+"""How soon a job asks again that is held back by itself, as a limit of its type or provider may have changed."""
 
 PLACE_RETRY = timedelta(milliseconds=250)
 """How soon a job asks again that waits for a place which another worker may give back."""
@@ -105,6 +109,7 @@ class Pipeline:
         limits: DeliveryLimits,
         local: Callable[[], Refuses],
         on_redis_down: OnRedisDown,
+        quarantine: Quarantine,
         concurrency: int,
         lease: timedelta,
         clock: Callable[[], datetime],
@@ -117,6 +122,7 @@ class Pipeline:
         self._settlement = settlement
         self._lifecycle = lifecycle
         self._cancellations = cancellations
+        self._quarantine = quarantine
         self.unbegun = Unbegun(queue, admission, settlement, closed=on_redis_down == "closed")
         self._concurrency = concurrency
         self._lease = lease
@@ -248,9 +254,13 @@ class Pipeline:
                 return
             self._note_ledger(f"goes on without leases: {error}")
             running = {one.identity for one in self._leased}
-            refuses = self._local() if self._on_redis_down == "local" else None
-            answers = self._unledgered.admit(candidates, running, LEASED_RETRY, refuses)
-            leased_until = math.inf
+            answers, leased_until = self._unledgered.admit(batch, running, LEASED_RETRY), math.inf
+            if self._on_redis_down == "local":
+                refuses = self._local()
+                answers = [
+                    (refuses(candidate) or answer) if isinstance(answer, Run) else answer
+                    for candidate, answer in zip(candidates, answers, strict=True)
+                ]
         else:
             self._note_ledger("")
         finally:
@@ -296,7 +306,7 @@ class Pipeline:
                         retry_after, self._awaits_place = min(retry_after, PLACE_RETRY), True
                     match holds(by):
                         case "delivery":
-                            self.window.hold(delivery, now + retry_after)
+                            self.window.hold(delivery, now + min(retry_after, SINGLE_RETRY))
                             continue
                         case "organization":
                             self.window.hold_lane(delivery.organization_id, now + retry_after)
@@ -343,14 +353,9 @@ class Pipeline:
                 self._filled.clear()
                 await self._filled.wait()
             running = self._ready.popleft()
-            if running.delivery not in self._leased:
-                continue
             self._started += 1
             try:
-                if running.delivery.handler.runs_in == "process":
-                    await self._await_process(running, call)
-                else:
-                    await self._attempt(running, call)
+                await self._pass(running, call)
             finally:
                 self._started -= 1
                 self._finished += 1
@@ -361,14 +366,31 @@ class Pipeline:
             if self._finished % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
+    async def _pass(self, running: Running, call: asyncio.Task[None]) -> None:
+        """Run what a slot is free for, once nothing stands in its way that may kill the worker."""
+        run = self._await_process if running.delivery.handler.runs_in == "process" else self._attempt
+        quarantine = self._quarantine
+        if SUSPECT_FROM <= running.delivery.crashes < CRASH_LIMIT:
+            async with quarantine.alone():
+                await run(running, call)
+            return
+        if quarantine.closed:
+            await quarantine.opened()
+        quarantine.running += 1
+        try:
+            await run(running, call)
+        finally:
+            quarantine.leave()
+
     async def _await_process(self, running: Running, call: asyncio.Task[None]) -> None:
         # What waits for a process is not running yet, and may be given up like all that has not started.
         async with self._execution.processes:
-            if running.delivery in self._leased:
-                await self._attempt(running, call)
+            await self._attempt(running, call)
 
     async def _attempt(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
+        if delivery not in self._leased:
+            return
         if delivery.leased_until < time.monotonic():
             # The worker stood still after it was admitted: another one may have taken it over.
             self._breakers.release(delivery)
@@ -379,6 +401,8 @@ class Pipeline:
             return
         started_at = running.started_at = self._clock()
         running.call = call
+        if not delivery.token:
+            self._unledgered.ran(delivery)
         if delivery.crashes >= CRASH_LIMIT:
             reason = f"{delivery.crashes} workers ended while they ran it"
             outcome: Outcome | None = DeadLetter(reason, Failure.named("WorkerCrashed", reason))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -18,6 +19,8 @@ from streams.queues import QUEUES, RETRY_DELAYS, waiting_topic
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
+
+WALL_CLOCK = partial(datetime.now, UTC)
 
 GROUP = "streams-retry-forwarder"
 POLL = timedelta(milliseconds=100)
@@ -54,8 +57,13 @@ class RetryForwarder:
     """
 
     def __init__(
-        self, settings: Settings, *, cancelled: Callable[[Mapping[str, bytes]], bool] = lambda headers: False
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = WALL_CLOCK,
+        cancelled: Callable[[Mapping[str, bytes]], bool] = lambda headers: False,
     ) -> None:
+        self._clock = clock
         self._cancelled = cancelled
         self._config: dict[str, Any] = {
             **settings.kafka,
@@ -112,7 +120,7 @@ class RetryForwarder:
             consumer.subscribe(list(RETRY_DELAYS), on_revoke=self._forget)
             while not self._stopping.is_set():
                 self.rounds += 1
-                self._resume(consumer, datetime.now(UTC))
+                self._resume(consumer, self._clock())
                 self._forward(consumer, consumed(consumer.consume(BATCH, POLL.total_seconds())))
         finally:
             consumer.close()
@@ -129,7 +137,7 @@ class RetryForwarder:
             consumer.resume([TopicPartition(topic, number)])
 
     def _forward(self, consumer: Consumer, records: Iterable[Consumed | End]) -> None:
-        now = datetime.now(UTC)
+        now = self._clock()
         forwarded: list[Message] = []
         commit: dict[tuple[str, int], TopicPartition] = {}
         for record in records:
@@ -166,7 +174,7 @@ class RetryForwarder:
                 if error.code() != KafkaError.MSG_SIZE_TOO_LARGE or message.topic not in _DEAD_LETTER_TOPICS:
                     raise KafkaException(error)
                 log.error("a retry is too large for %s and is buried", message.topic)
-                too_large.append(buried(message, error.str(), datetime.now(UTC)))
+                too_large.append(buried(message, error.str(), self._clock()))
         if too_large:
             self._write(too_large)
 

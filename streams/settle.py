@@ -277,7 +277,7 @@ class Settlement:
 
     async def _settle(self, batch: list[Ended], notes: list[Message]) -> None:
         batch = self._settling = await self._still_ours(batch)
-        messages = [message for ended in batch for message in ended.messages] + notes
+        messages = notes + [message for ended in batch for message in ended.messages]
         if messages:
             errors = await self._producer.send(messages)
             if errors:

@@ -12,6 +12,7 @@ import logging
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, cast
 
 from aiokafka.consumer import fetcher as aiokafka_fetcher
@@ -115,6 +116,10 @@ class Consumer(driver.Consumer):
     commits = 0
     _left = False
 
+    @cached_property
+    def _committing(self) -> asyncio.Lock:
+        return asyncio.Lock()
+
     @property
     def _worker(self) -> Worker:
         return cast(Worker, cast(Any, self.app).worker)
@@ -214,6 +219,11 @@ class Consumer(driver.Consumer):
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit the positions that moved; a failure is told and made up for by the next commit."""
+        # One at a time: of two on their way, the earlier one might arrive last and set positions back.
+        async with self._committing:
+            return await self._commit_moved()
+
+    async def _commit_moved(self) -> bool:
         positions = self._moved()
         if not positions:
             return False

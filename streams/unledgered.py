@@ -3,8 +3,8 @@
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 
-from ratelimit import Answer, Candidate, Duplicate, Leased, Run
-from ratelimit.local import Refuses
+from ratelimit import Answer, Duplicate, Leased, Run
+from streams.delivery import Delivery
 
 REMEMBERED = 10_000
 
@@ -21,32 +21,23 @@ class Unledgered:
         """Of each job that ran: the greatest fence."""
 
     def admit(
-        self,
-        candidates: Sequence[Candidate],
-        running: Collection[str],
-        ask_again: timedelta,
-        refuses: Refuses | None = None,
+        self, batch: Sequence[Delivery], running: Collection[str], ask_again: timedelta
     ) -> list[Answer]:
-        """Answer whether each may run, without a lease; `running` are the identities of jobs that run here.
-
-        `refuses` takes from limits that hold on; without it none does.
-        """
+        """Answer whether each may run, without a lease; `running` are the identities of those that may already."""
         here = set(running)
-        return [self._answer(one, here, ask_again, refuses) for one in candidates]
+        return [self._answer(one, here, ask_again) for one in batch]
 
-    def _answer(
-        self, candidate: Candidate, here: set[str], ask_again: timedelta, refuses: Refuses | None
-    ) -> Answer:
-        name, fence = candidate.identity, candidate.fence
+    def _answer(self, delivery: Delivery, here: set[str], ask_again: timedelta) -> Answer:
+        name, fence = delivery.identity, delivery.fence()
         if name in here:
             return Leased(ask_again)
         if fence <= self._fences.get(name, ""):
             return Duplicate()
-        refusal = refuses(candidate) if refuses else None
-        if refusal is not None:
-            return refusal
-        if len(self._fences) >= REMEMBERED:
-            del self._fences[next(iter(self._fences))]
-        self._fences[name] = fence
         here.add(name)
         return Run("", 0)
+
+    def ran(self, delivery: Delivery) -> None:
+        """Remember a delivery that runs without a lease; one that may and does not leaves no trace."""
+        if len(self._fences) >= REMEMBERED:
+            del self._fences[next(iter(self._fences))]
+        self._fences[delivery.identity] = delivery.fence()

@@ -18,6 +18,7 @@ from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
 from streams.cancellation import Cancellations
+from streams.clock import Clock
 from streams.delivery import Record
 from streams.execution import Execution
 from streams.lifecycle import Lifecycle
@@ -27,6 +28,7 @@ from streams.offsets import PartitionOffsets
 from streams.pipeline import Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
+from streams.quarantine import Quarantine
 from streams.queues import WorkerType, queues_of
 from streams.settings import Settings
 from streams.settle import Settlement
@@ -68,10 +70,11 @@ class Worker:
         self._codecs = {queue.name: codecs[queue.name] for queue in queues_of(worker_type)}
         self._admission = admission
         self._producer = producer
-        self._clock = clock
+        self.clock = Clock(clock)
         self._control = control
-        self._listener = Listener(control, clock=clock) if control else None
+        self._listener = Listener(control, clock=self.clock) if control else None
         self._hears = True
+        self._clock_is_wrong = False
         self.cancellations = Cancellations()
         self.limits = DeliveryLimits()
         self._live = LiveWorkers(worker_type, settings.worker_id, admission)
@@ -83,7 +86,7 @@ class Worker:
             admission=admission,
             lifecycle=lifecycle,
             follow_ups=FollowUps(Publisher(codecs, Lifecycle(lifecycle_codec))),
-            clock=clock,
+            clock=self.clock,
             snooze_limit=settings.snooze_limit,
             unknown_schema_delay=settings.unknown_schema_delay,
             unknown_schema_limit=settings.unknown_schema_limit,
@@ -91,6 +94,7 @@ class Worker:
             freed=self._place_freed,
             closed={one.name for one in queues_of(worker_type) if settings.policy(one) == "closed"},
         )
+        quarantine = Quarantine()
         self.pipelines = {
             queue.topic: Pipeline(
                 queue,
@@ -104,9 +108,10 @@ class Worker:
                 limits=self.limits,
                 local=self._refuses,
                 on_redis_down=settings.policy(queue),
+                quarantine=quarantine,
                 concurrency=settings.concurrency(queue),
                 lease=settings.lease,
-                clock=clock,
+                clock=self.clock,
             )
             for queue in queues_of(worker_type)
         }
@@ -275,12 +280,24 @@ class Worker:
             self._hears = False
             return
         self._hears = True
-        if self.cancellations.hear(news, self._clock()):
+        if self.cancellations.hear(news, self.clock()):
             for pipeline in self.pipelines.values():
                 pipeline.cancel()
         if self.limits.hear(news):
             for pipeline in self.pipelines.values():
                 pipeline.limits_changed()
+
+    async def set_clock(self) -> None:
+        """Put the worker's clock right by that of Redis; while that cannot be asked, it goes on as it was."""
+        try:
+            ahead = await self.clock.follow(self._admission.now)
+        except AdmissionUnavailable:
+            return
+        if bool(ahead) != self._clock_is_wrong:
+            self._clock_is_wrong = bool(ahead)
+            log.warning(
+                "this machine's clock is %.1f s ahead of that of Redis, which counts", ahead.total_seconds()
+            )
 
     async def _listen(self) -> None:
         while True:
@@ -312,6 +329,7 @@ class Worker:
         process = psutil.Process()
         while True:
             self._settlement.memory_bytes = process.memory_info().rss
+            await self.set_clock()
             if any(codec.missing for codec in self._codecs.values()):
                 await asyncio.to_thread(self._refresh)
             await asyncio.sleep(HOUSEKEEPING.total_seconds())

@@ -169,13 +169,14 @@ class Scene:
             "all workers run jobs",
         )
 
-    def start_sink(self) -> None:
-        """Run the tracking sink, as an operator would."""
+    def start_sink(self, *program: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Run the tracking sink as an operator would, or a program in its place, and return it."""
         with (self.pipeline.folder / "sink.log").open("ab") as log:
             self._sink = subprocess.Popen(
-                [str(Path(sys.executable).parent / "streams"), "tracking"],
-                env={**self.environment}, cwd=ROOT, stdout=log, stderr=log,
+                program or (str(Path(sys.executable).parent / "streams"), "tracking"),
+                env={**self.environment, **environment}, cwd=ROOT, stdout=log, stderr=log,
             )  # fmt: skip
+        return self._sink
 
     @property
     def sink(self) -> subprocess.Popen[bytes]:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.stack
 SEED = 7
 SUBSET = (
     "kill-worker", "failpoint-after-settle", "sigterm", "zombie-worker", "rebalance-storm-short", "redis-flushed",
-    "redis-answers-lost",
+    "redis-answers-lost", "postgres-deadlock", "poison-bytes", "published-100-times", "slow-among-quick",
 )  # fmt: skip
 
 Report = dict[str, Any]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import pytest
-from tests.upstream import ended, ends, members, positions, starts, wait_for_members
 
 import devstack
 from streams.client import SyncJobs
@@ -11,6 +10,7 @@ from streams.publication import Publication
 from streams.queues import DOCUMENTS
 from tests.handlers import Compute, Work
 from tests.processes import Pipeline, wait_until
+from tests.upstream import ended, ends, members, positions, starts, wait_for_members
 
 pytestmark = pytest.mark.stack
 

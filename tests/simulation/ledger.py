@@ -178,6 +178,9 @@ class Connection:
     async def present(self, worker: str, keep: timedelta) -> list[str]:
         return await self._call(lambda: self._redis.model.present(worker, keep))
 
+    async def now(self) -> datetime:
+        return await self._call(self._redis.model.now)
+
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         return await self._call(lambda: self._redis.model.completed(identities))
 

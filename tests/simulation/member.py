@@ -54,6 +54,7 @@ class Member:
         self._assigned: dict[Partition, int] = {}
         """Partition to the position of the fetching consumer."""
         self._committed: dict[Partition, int] = {}
+        self._commit_lock = asyncio.Lock()
         self._flow = False
         self._stopping = False
         self._left = False
@@ -220,6 +221,10 @@ class Member:
             await self.commit()
 
     async def commit(self) -> bool:
+        async with self._commit_lock:
+            return await self._commit_moved()
+
+    async def _commit_moved(self) -> bool:
         positions = self._moved()
         if not positions:
             return False

@@ -141,7 +141,8 @@ class TestScopes:
             await eventually(lambda: len(rig.events("completed")) == 6)
             assert [one["jobType"] for one in rig.events("completed")].count("test.do") == 1
             await say(rig, **{"limit:rate:type=test.do": "none"})
-            rig.worker.pipelines[WEBHOOKS.topic].leave([])
+            await eventually(lambda: len(rig.events("completed")) == 10, within_seconds=2)
+            await rig.settled()
 
     async def test_what_is_set_holds_at_once_and_frees_what_waits(self) -> None:
         async def sends(job: Job[Mail]) -> None:

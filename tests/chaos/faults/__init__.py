@@ -1,6 +1,7 @@
 """The catalogue: every fault by its name."""
 
 import importlib
+import os
 import pkgutil
 import random
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from tests.chaos.verdict import Verdict
 
 if TYPE_CHECKING:
     from tests.chaos.scene import Scene
+
+LONG = bool(os.environ.get("CHAOS_LONG"))
+"""Whether faults that last for minutes last as long as they are meant to; without it they are cut short."""
 
 
 @dataclass

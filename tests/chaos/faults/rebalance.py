@@ -72,7 +72,8 @@ class Coming:
 def _storm(scene: Scene, seed: random.Random, seconds: float, per_second: float) -> Figures:
     figures = Figures()
     scene.publishing.steadily(per_second, stormy)
-    coming = Coming(scene, seed, scene.workers(3))
+    # A third worker may get no partition of a topic with four, so nobody waits for it to run something.
+    coming = Coming(scene, seed, [*scene.workers(2), scene.worker()])
     scene.wait_for_ends(150)
     before = sum(scene.committed().values())
     generations = commits_of(PRIMARY, scene.settings.kafka).generations
@@ -131,8 +132,8 @@ def frozen_during_rebalance(scene: Scene, seed: random.Random) -> Figures:
         victim.freeze()
         scene.play(seconds)
         victim.thaw()
-        scene.await_runs({joining.pid})
         members.append(joining)
+        wait_until(lambda: scene.pipeline.members() > 0, 30, "the rebalance is over")
         scene.play(2)
     scene.heal()
     scene.play(5)
@@ -144,15 +145,14 @@ def frozen_during_rebalance(scene: Scene, seed: random.Random) -> Figures:
 
 @fault("slow-hand-over", seconds=70)
 def slow_hand_over(scene: Scene, seed: random.Random) -> Figures:
-    """Workers join and leave while one takes longer to hand over than a session lasts: its jobs run once."""
+    """A guest joins and leaves while its host takes longer to hand over than a session lasts: jobs run once."""
     figures = Figures()
-    scene.publishing.steadily(80, stormy)
-    scene.worker(REVOKE_GRACE="9s")
-    scene.workers(1)
-    scene.wait_for_ends(150)
+    scene.publishing.steadily(60, stormy)
+    scene.workers(1, REVOKE_GRACE="9s")
+    scene.wait_for_ends(100)
     before = sum(scene.committed().values())
     jobs: list[Published] = []
-    for _ in range(3):
+    for _ in range(2):
         jobs += long_jobs(scene, 8, 7_000)
         guest = scene.worker(keep=False)
         scene.await_runs({guest.pid})

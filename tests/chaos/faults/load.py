@@ -1,0 +1,168 @@
+"""Faults of load: everything fails for want of one thing, the broker can write no more, slow jobs among quick ones."""
+
+import random
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+
+import psutil
+
+from devstack.process import Process
+from streams.breaker import TYPE_STREAK
+from streams.jobs import Payload
+from streams.queues import LIFECYCLE_TOPIC, WEBHOOKS
+from tests.chaos.collect import executions
+from tests.chaos.faults import LONG, Figures, fault
+from tests.chaos.handlers import Quick, Threaded, Urgent
+from tests.chaos.history import Published
+from tests.chaos.scene import Scene
+from tests.processes import wait_until
+from tracking.rebuild import ranges_of
+
+STORM_JOBS = 50_000 if LONG else 5_000
+OUTAGE_SECONDS = 150 if LONG else 40
+STORM_DRAIN_SECONDS = 400 if LONG else 90
+PROBES = 12
+"""Most attempts of one worker on what is down, once it knows: its cool-down doubles from 1 s to 60 s."""
+
+
+def _others(number: int, chance: random.Random, secret: str) -> Payload:
+    """Return a job of a type that needs nothing: on the storm's own queue, or on another one."""
+    kind = chance.choice([Urgent, Threaded])
+    return kind(number=number, work_ms=5, password=secret)
+
+
+@fault("retry-storm", seconds=130)
+def retry_storm(scene: Scene, seed: random.Random) -> Figures:
+    """What 5,000 jobs need is down, 50,000 with CHAOS_LONG: few attempts are spent, other types do not notice."""
+    figures = Figures()
+    scene.publishing.steadily(40, _others)
+    workers = len(scene.workers(2))
+    _await_calm(scene)
+    calm = time.time()
+    scene.play(8)
+    with scene.incident("downstream down", repeats=False):
+        scene.down("downstream")
+        began = time.time()
+        storm = _storm(scene)
+        scene.play(max(OUTAGE_SECONDS - (time.time() - began), 0))
+    healed = time.time()
+    scene.heal()
+    scene.play(3)
+    scene.drain(STORM_DRAIN_SECONDS)
+    runs = executions(scene.effects / "ledger")
+    attempts = [run.started for run in runs if run.job_id in storm and run.started < healed]
+    bound = workers * (TYPE_STREAK + WEBHOOKS.concurrency + PROBES)
+    figures.check(
+        "attempts", len(attempts) <= bound, f"{len(attempts)} of at most {bound}", "a storm of attempts"
+    )
+    late = [at for at in attempts if at > began + OUTAGE_SECONDS / 2]
+    per_second = len(late) / (OUTAGE_SECONDS / 2)
+    figures.check("late attempts", per_second <= 1, f"{per_second:.1f}/s")
+    first = {run.job_id: run.started for run in reversed(runs)}
+    others = [one for one in scene.publishing.published if one.job_id in first and one.job_id not in storm]
+    before = _p99(first[one.job_id] - one.at for one in others if calm <= one.at < began)
+    meanwhile = _p99(first[one.job_id] - one.at for one in others if began <= one.at < healed)
+    figures.check(
+        "others wait", meanwhile < max(1.0, 3 * before), f"p99 {meanwhile:.2f} s, {before:.2f} s before",
+        "jobs of other types waited",
+    )  # fmt: skip
+    return figures
+
+
+def _await_calm(scene: Scene) -> None:
+    """Wait until nothing is left of what was published while the workers started."""
+    scene.wait_for_ends(200)
+
+    def caught_up() -> bool:
+        published = {one.job_id for one in list(scene.publishing.published)}
+        return len(published - scene.listener.ended) < 10
+
+    wait_until(caught_up, 60, "the workers have caught up")
+
+
+def _p99(waits: Iterable[float]) -> float:
+    found = sorted(waits)
+    return found[int(len(found) * 0.99)]
+
+
+def _storm(scene: Scene) -> set[str]:
+    storm: list[Published] = []
+    payload = scene.publishing.payload
+    for start in range(0, STORM_JOBS, 500):
+        deeds = [payload(Quick, number=start + n, work_ms=2, how="downstream") for n in range(500)]
+        storm += scene.publishing.publish(deeds)
+    return {one.job_id for one in storm}
+
+
+@fault("broker-disk-full", seconds=70)
+def broker_disk_full(scene: Scene, seed: random.Random) -> Figures:
+    """No file of the broker may grow, as on a full disk: it halts, and halts when it starts; then there is space."""
+    figures = Figures()
+    scene.publishing.steadily(60)
+    members = scene.workers(2)
+    pids = [member.pid for member in members]
+    scene.wait_for_ends(150)
+    service = scene.stack.service("kafka")
+    broker = service.runner
+    assert isinstance(broker, Process), "the broker of a container is not hurt like this"
+    with scene.incident("broker disk full", repeats=False):
+        _no_space(broker)
+        wait_until(lambda: not service.running, 40, "the broker halts")
+        scene.play(seed.uniform(1, 6))
+        broker.start()
+        _no_space(broker)
+        wait_until(lambda: not service.running, 40, "the broker halts when it starts")
+        scene.play(seed.uniform(1, 6))
+    service.start(within=timedelta(minutes=2))  # every log is recovered
+    scene.heal()
+    scene.play(8)
+    scene.drain(60)
+    same = [member.alive and member.pid == pid for member, pid in zip(members, pids, strict=True)]
+    figures.check("workers live", all(same), pids, "a worker ended")
+    return figures
+
+
+def _no_space(broker: Process) -> None:
+    """Let no file of the broker grow; its limit ends with its process."""
+    hard = psutil.Process(broker.pid).rlimit(resource.RLIMIT_FSIZE)[1]
+    psutil.Process(broker.pid).rlimit(resource.RLIMIT_FSIZE, (4096, hard))
+
+
+QUICK_JOBS = 6_000 if LONG else 3_000
+SLOW_EVERY = 200
+AGAIN = 0.05
+"""Of all jobs, the most that one crash may make a worker read again: 300 of 6,000."""
+
+
+@fault("slow-among-quick", seconds=45, ci=True)
+def slow_among_quick(scene: Scene, seed: random.Random) -> Figures:
+    """0.5 % of the jobs take 4 s, the others 25 ms, and a kill -9 in the middle: few are read again."""
+    figures = Figures()
+    payload = scene.publishing.payload
+    slow = seed.randrange(SLOW_EVERY)
+    naps = [4_000 if n % SLOW_EVERY == slow else 25 for n in range(QUICK_JOBS)]
+    for start in range(0, QUICK_JOBS, 500):
+        scene.publishing.publish([payload(Quick, work_ms=ms) for ms in naps[start : start + 500]])
+    member = scene.worker()
+    scene.wait_for_ends(QUICK_JOBS // 2, 90)
+    member.kill()
+    told = sum(end for _, end in ranges_of(scene.settings.kafka, LIFECYCLE_TOPIC).values())
+    wait_until(lambda: scene.listener.read() >= told, 20, "all that it told is heard")
+    ended, committed = set(scene.listener.ended), scene.committed()
+    read_again = sum(
+        record.headers["ce_id"].decode() in ended
+        and record.offset >= committed.get((record.topic, record.partition), 0)
+        for record in scene.pipeline.records(WEBHOOKS.topic)
+    )
+    member.start()
+    scene.heal()
+    scene.drain(60)
+    runs = Counter(run.job_id for run in executions(scene.effects / "ledger"))
+    run_again = runs.total() - len(runs)
+    most = int(QUICK_JOBS * AGAIN)
+    figures.check("read again", read_again <= most, f"{read_again} of at most {most}, of {len(ended)} ended")
+    figures.check("run again", run_again <= most, run_again)
+    return figures
