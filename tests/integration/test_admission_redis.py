@@ -359,8 +359,9 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
     async with Redis.from_url(server.url) as redis:
         await redis.execute_command(  # type: ignore[no-untyped-call]
             "ACL", "SETUSER", "worker", "on", ">s3:cr/et", "~{streams}:*", "resetchannels",
-            "-@all", "+evalsha", "+eval", "+mget", "+set", "+time", "+ping", "+select", "+hello", "+client|setinfo",
-            "+zadd", "+zrange", "+zrangebyscore", "+zrevrange", "+zrem", "+hset", "+hmget", "+hdel",
+            "-@all", "+evalsha", "+eval", "+get", "+mget", "+set", "+del", "+time", "+ping", "+select", "+hello",
+            "+client|setinfo", "+zadd", "+zrem", "+zcard", "+zrange", "+zremrangebyscore", "+pexpire",
+            "+zrangebyscore", "+zrevrange", "+hset", "+hget", "+hmget", "+hdel", "+xadd", "+xrevrange",
         )  # fmt: skip
         url = (
             f"redis://worker:s3%3Acr%2Fet@127.0.0.1:{server.port}/5"

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ratelimit import Candidate, Done, Limit, Mark, Run, fence, identity
-from ratelimit.admission import check_limits
+from ratelimit.admission import Plans, check_limits
 from ratelimit.model import ModelAdmission
-from ratelimit.redis import DOUBTED_MAX, Plans, RedisAdmission
+from ratelimit.redis import DOUBTED_MAX, RedisAdmission
 
 HOUR = timedelta(hours=1)
 
