@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from ratelimit import fence, identity
+from ratelimit import Lease, Limits, fence, identity
 from streams.errors import InvalidRecord
 from streams.jobs import HANDLERS, Handler, Payload
 from streams.offsets import PartitionOffsets
@@ -86,6 +86,8 @@ class Delivery:
     token: str = ""
     leased_until: float = math.inf
     """When the lease runs out unless it is renewed, by `time.monotonic()`."""
+    limits: Limits = ()
+    """What it was admitted under: the places it holds of them are kept and given back with its lease."""
     crashes: int = 0
     waits: int = 0
     """How often it found its job running elsewhere."""
@@ -100,6 +102,10 @@ class Delivery:
     @property
     def size(self) -> int:
         return len(self.value)
+
+    def lease(self) -> Lease:
+        """Return the lease that it holds."""
+        return Lease(self.identity, self.token, self.limits)
 
     def fence(self) -> str:
         """Return this delivery's place in the order of the job's deliveries."""

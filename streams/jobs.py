@@ -5,6 +5,7 @@ raises counts as a bug and is retried.
 """
 
 import inspect
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from streams.queues import QUEUES, Queue
 RunsIn = Literal["loop", "thread", "process"]
 
 NOTE_CAP = 500
+
+PROVIDER = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 
 class Payload(BaseModel):
@@ -125,6 +128,8 @@ class Handler:
     runs_in: RunsIn
     backoff: Backoff
     cost: int
+    provider: str | None = None
+    """The outside system that it calls; what that one limits, it limits for all its job types."""
 
 
 HANDLERS: dict[str, Handler] = {}
@@ -144,12 +149,14 @@ def handles(
     runs_in: RunsIn | None = None,
     backoff: Backoff | None = None,
     cost: int = 1,
+    provider: str | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler of a job type.
 
     The function takes one `Job[SomePayload]`. `async def` runs in the loop, `def` in a thread, or with
-    `runs_in="process"` in a process that is killed at its timeout. Raises ConfigError when the signature,
-    the queue or the type does not fit.
+    `runs_in="process"` in a process that is killed at its timeout. `provider` names the outside system it calls: its
+    limits hold for all job types that name it, and its 429 stops all of them for a while. Raises ConfigError when
+    the signature, the queue, the type or the provider does not fit.
     """
 
     def register(function: F) -> F:
@@ -171,9 +178,12 @@ def handles(
             )
         if payload in TYPE_OF_PAYLOAD:
             raise ConfigError(f"{payload.__name__} already belongs to {TYPE_OF_PAYLOAD[payload]}")
+        if provider is not None and PROVIDER.fullmatch(provider) is None:
+            raise ConfigError(f"{job_type}: a provider is named like azure-ocr, got {provider!r}")
         HANDLERS[job_type] = Handler(
-            job_type, queue, function, payload, timeout, max_attempts, where, backoff or Backoff(), cost
-        )
+            job_type, queue, function, payload, timeout, max_attempts, where, backoff or Backoff(), cost,
+            provider,
+        )  # fmt: skip
         TYPE_OF_PAYLOAD[payload] = job_type
         return function
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from providers.errors import RateLimited
 from ratelimit import (
     Admission,
     AdmissionUnavailable,
@@ -20,11 +21,11 @@ from ratelimit import (
     Candidate,
     Duplicate,
     Leased,
-    Limit,
     Limited,
     Mark,
     Run,
 )
+from ratelimit.local import Refuses
 from schemas.codec import Codec, NotAvro, UnknownSchema
 from streams.breaker import Breakers
 from streams.cancellation import Cancellations, Unbegun
@@ -33,10 +34,11 @@ from streams.errors import InvalidRecord
 from streams.execution import Execution, failed, judge
 from streams.jobs import Job
 from streams.lifecycle import Lifecycle
+from streams.limits import DeliveryLimits, holds, is_place
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
 from streams.quarantine import SUSPECT_FROM, Quarantine
-from streams.queues import SHORTEST_DELAY, Queue
+from streams.queues import SHORTEST_DELAY, OnRedisDown, Queue
 from streams.settle import Settlement
 from streams.unledgered import Unledgered
 from streams.window import Window
@@ -50,6 +52,13 @@ YIELD_EVERY = 25
 """After that many jobs that never waited, others get their turn: the next batch is asked for while this one runs."""
 
 REDIS_RETRY = timedelta(milliseconds=500)
+
+SINGLE_RETRY = timedelta(seconds=1)
+"""How soon a job asks again that is held back by itself, as a limit of its type or provider may have changed."""
+
+PLACE_RETRY = timedelta(milliseconds=250)
+"""How soon a job asks again that waits for a place which another worker may give back."""
+
 STARTED_AFTER = timedelta(milliseconds=100)
 """A job that runs longer is told as `started`; a shorter one is one event, at its end."""
 
@@ -97,6 +106,9 @@ class Pipeline:
         lifecycle: Lifecycle,
         window: Window,
         cancellations: Cancellations,
+        limits: DeliveryLimits,
+        local: Callable[[], Refuses],
+        on_redis_down: OnRedisDown,
         quarantine: Quarantine,
         concurrency: int,
         lease: timedelta,
@@ -111,7 +123,7 @@ class Pipeline:
         self._lifecycle = lifecycle
         self._cancellations = cancellations
         self._quarantine = quarantine
-        self.unbegun = Unbegun(queue, admission, settlement)
+        self.unbegun = Unbegun(queue, admission, settlement, closed=on_redis_down == "closed")
         self._concurrency = concurrency
         self._lease = lease
         self._clock = clock
@@ -128,7 +140,10 @@ class Pipeline:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._taking = True
-        self._limits = _limits(queue)
+        self._limits = limits
+        self._local = local
+        self._on_redis_down = on_redis_down
+        self._awaits_place = False
         self._breakers = Breakers()
         self._unledgered = Unledgered()
         self._ledger_is_away = False
@@ -224,27 +239,34 @@ class Pipeline:
 
     async def _ask(self, batch: Sequence[Delivery]) -> None:
         candidates = [
-            Candidate(one.identity, one.fence(), self._limits(one), one.handler.cost) for one in batch
+            Candidate(one.identity, one.fence(), *self._limits.of(one.handler, one.organization_id))
+            for one in batch
         ]
         leased_until = time.monotonic() + self._lease.total_seconds()
         self._asking = True
         try:
             answers: Sequence[Answer] = await self._admission.admit(candidates)
         except AdmissionUnavailable as error:
-            if self.queue.on_redis_down == "closed" or not self._taking:
+            if self._on_redis_down == "closed" or not self._taking:
                 self._note_ledger(f"waits for Redis: {error}")
                 self.window.put_back([one for one in batch if not one.offsets.gone])
                 self.window.hold_all(self._clock() + REDIS_RETRY)
                 return
-            self._note_ledger(f"goes on without leases or limits: {error}")
+            self._note_ledger(f"goes on without leases: {error}")
             running = {one.identity for one in self._leased}
             answers, leased_until = self._unledgered.admit(batch, running, LEASED_RETRY), math.inf
+            if self._on_redis_down == "local":
+                refuses = self._local()
+                answers = [
+                    (refuses(candidate) or answer) if isinstance(answer, Run) else answer
+                    for candidate, answer in zip(candidates, answers, strict=True)
+                ]
         else:
             self._note_ledger("")
         finally:
             self._asking = False
             self.rounds += 1
-        self._sort(batch, answers, leased_until)
+        self._sort(batch, candidates, answers, leased_until)
 
     def _note_ledger(self, trouble: str) -> None:
         """Say once that the ledger is away, and once that it is back."""
@@ -252,14 +274,20 @@ class Pipeline:
             self._ledger_is_away = bool(trouble)
             log.warning("%s %s", self.queue.name, trouble or "has its ledger back")
 
-    def _sort(self, batch: Sequence[Delivery], answers: Sequence[Answer], leased_until: float) -> None:
+    def _sort(
+        self,
+        batch: Sequence[Delivery],
+        candidates: Sequence[Candidate],
+        answers: Sequence[Answer],
+        leased_until: float,
+    ) -> None:
         now = self._clock()
         limited: list[Delivery] = []
-        for delivery, answer in zip(batch, answers, strict=True):
+        for delivery, candidate, answer in zip(batch, candidates, answers, strict=True):
             match answer:
                 case Run(token, crashes):
                     delivery.token, delivery.crashes = token, crashes
-                    delivery.leased_until = leased_until
+                    delivery.leased_until, delivery.limits = leased_until, candidate.limits
                     if delivery.offsets.gone:
                         self._breakers.release(delivery)
                         self._settlement.give_back(delivery)
@@ -274,13 +302,31 @@ class Pipeline:
                 case Leased(retry_after):
                     self._await_lease(delivery, now, retry_after)
                 case Limited(retry_after, by):
+                    if is_place(by):
+                        retry_after, self._awaits_place = min(retry_after, PLACE_RETRY), True
+                    match holds(by):
+                        case "delivery":
+                            self.window.hold(delivery, now + min(retry_after, SINGLE_RETRY))
+                            continue
+                        case "organization":
+                            self.window.hold_lane(delivery.organization_id, now + retry_after)
+                        case "all":
+                            self.window.hold_all(now + retry_after)
                     limited.append(delivery)
-                    if by.startswith("organization:"):
-                        self.window.hold_lane(delivery.organization_id, now + retry_after)
-                    else:
-                        self.window.hold_all(now + retry_after)
         self.window.put_back(limited)
         self._filled.set()
+
+    def place_freed(self) -> None:
+        """Ask again for what waits for a place, as one may be free now."""
+        if self._awaits_place:
+            self._awaits_place = False
+            self.window.reopen()
+            self._wake.set()
+
+    def limits_changed(self) -> None:
+        """Ask again for what the limits of before held back."""
+        self.window.reopen()
+        self._wake.set()
 
     def _await_lease(self, delivery: Delivery, now: datetime, retry_after: timedelta) -> None:
         self._breakers.release(delivery)
@@ -377,6 +423,8 @@ class Pipeline:
                 report=running.report,
             )
             outcome, attempt = await self._execution.run(delivery, job, call)
+            if isinstance(attempt.error, RateLimited) and delivery.handler.provider is not None:
+                self._limits.push(delivery.handler.provider, attempt.error.retry_after)
             if type(outcome) is Completed:
                 if delivery.handler.job_type in self._breakers.failing:
                     self._breakers.succeeded(delivery, started_at, self._clock())
@@ -472,7 +520,7 @@ class Pipeline:
 
     def ask_again(self, delivery: Delivery) -> None:
         """Ask again for a delivery that lost its lease: whether its job is done, or runs elsewhere, or may run here."""
-        delivery.token, delivery.leased_until = "", math.inf
+        delivery.token, delivery.leased_until, delivery.limits = "", math.inf, ()
         if not delivery.offsets.gone and not self._give_up(delivery):
             self.window.hold(delivery, self._clock() + LEASED_RETRY)
             self._wake.set()
@@ -521,25 +569,3 @@ class Pipeline:
         """Return what is still running."""
         return list(self._leased)
 
-
-def _limits(queue: Queue) -> Callable[[Delivery], tuple[Limit, ...]]:
-    """Return which limits a delivery of the queue is held to."""
-    rate = queue.limit
-    if rate is None:
-        return lambda delivery: ()
-    if rate.scope == "queue":
-        shared = (Limit(f"queue:{queue.name}", rate.count, rate.per),)
-        return lambda delivery: shared
-    count, per = rate.count, rate.per
-    known: dict[str, tuple[Limit, ...]] = {}
-
-    def of_organization(delivery: Delivery) -> tuple[Limit, ...]:
-        limits = known.get(delivery.organization_id)
-        if limits is None:
-            if len(known) >= 10_000:
-                known.clear()
-            name = f"organization:{delivery.organization_id}:{queue.name}"
-            limits = known[delivery.organization_id] = (Limit(name, count, per),)
-        return limits
-
-    return of_organization

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Self
 from urllib.parse import quote
 
 from dotenv import load_dotenv
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from streams.durations import Duration
 from streams.errors import ConfigError
-from streams.queues import QUEUES, WORKER_TYPES, Queue, WorkerType
+from streams.queues import QUEUES, WORKER_TYPES, OnRedisDown, Queue, WorkerType
 
 HEALTH_PORTS: dict[WorkerType, int] = {"primary": 8081, "document": 8082, "ai": 8083, "scheduled": 8084}
 
@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     stalled_exit: bool = True
     handler_modules: Annotated[tuple[str, ...], NoDecode] = ()
 
+    on_redis_down: Annotated[dict[str, OnRedisDown], NoDecode] = Field(default_factory=dict)
     lease: Duration = timedelta(seconds=30)
     marker_retention: Duration = timedelta(days=7)
     shutdown_grace: Duration = timedelta(seconds=25)
@@ -82,6 +83,16 @@ class Settings(BaseSettings):
         if isinstance(modules, str):
             values["handler_modules"] = tuple(name.strip() for name in modules.split(",") if name.strip())
         return values
+
+    @field_validator("on_redis_down", mode="before")
+    @classmethod
+    def _split_policies(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        policies = dict(part.strip().partition(":")[::2] for part in value.split(",") if part.strip())
+        if unknown := policies.keys() - QUEUES.keys():
+            raise ValueError(f"expected queue:policy, such as emails:local, with the name of a queue, got {unknown}")
+        return policies
 
     @model_validator(mode="after")
     def _durations_fit(self) -> Self:
@@ -130,6 +141,10 @@ class Settings(BaseSettings):
         if self.kafka_ssl_ca_location:
             config["ssl.ca.location"] = self.kafka_ssl_ca_location
         return config
+
+    def policy(self, queue: Queue) -> OnRedisDown:
+        """Return what a queue does while Redis is away: what ON_REDIS_DOWN says of it, else its own."""
+        return self.on_redis_down.get(queue.name, queue.on_redis_down)
 
     def concurrency(self, queue: Queue) -> int:
         """Return how many jobs of a queue one worker runs at once: CONCURRENCY_<QUEUE>, else WORKER_CONCURRENCY."""

@@ -8,7 +8,7 @@ fence in it tell a repeated delivery from a new one.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_never
@@ -71,6 +71,8 @@ class Settlement:
         unknown_schema_delay: timedelta,
         unknown_schema_limit: timedelta,
         lost: Callable[[Delivery], None],
+        freed: Callable[[], None],
+        closed: Collection[str],
     ) -> None:
         self._producer = producer
         self._admission = admission
@@ -81,6 +83,9 @@ class Settlement:
         self._unknown_schema_delay = unknown_schema_delay
         self._unknown_schema_limit = unknown_schema_limit
         self._lost = lost
+        self._freed = freed
+        self._closed = closed
+        """Queues whose positions wait for the ledger."""
         self._ended: list[Ended] = []
         self._unmarked: list[Ended] = []
         self._settling: list[Ended] = []
@@ -103,7 +108,7 @@ class Settlement:
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
         # What stepped aside before it was admitted has nothing to tell the ledger: the fence of its snooze will.
         unasked = started_at is None and not delivery.token and not isinstance(outcome, Cancelled)
-        mark = None if unasked else Mark(delivery.identity, delivery.token, end)
+        mark = None if unasked else Mark(delivery.identity, delivery.token, end, delivery.limits)
         self._add(Ended(messages, delivery.offsets, delivery.offset, mark, delivery))
 
     def _route(
@@ -227,7 +232,7 @@ class Settlement:
 
     def release(self, delivery: Delivery) -> Mark | None:
         """Return the mark that gives the lease of a delivery back unused."""
-        return Mark(delivery.identity, delivery.token, Released()) if delivery.token else None
+        return Mark(delivery.identity, delivery.token, Released(), delivery.limits) if delivery.token else None
 
     def note(self, message: Message) -> None:
         """Write an event with the next batch; nothing waits for it."""
@@ -298,7 +303,7 @@ class Settlement:
         if not doubtful:
             return batch
         try:
-            held = await self._admission.renew([(one.identity, one.token) for one in doubtful.values()])
+            held = await self._admission.renew([one.lease() for one in doubtful.values()])
         except AdmissionUnavailable as error:
             log.warning("%d leases may be lost, which cannot be told: %s", len(doubtful), error)
             return batch
@@ -316,12 +321,13 @@ class Settlement:
         except AdmissionUnavailable as error:
             # Until the ledger has it, a redelivery would run again: positions wait for Redis, too. Other queues,
             # and what the broker must be told, do not.
-            waiting = [one for one in batch if one.delivery and one.delivery.queue.on_redis_down == "closed"]
+            waiting = [one for one in batch if one.delivery and one.delivery.queue.name in self._closed]
             if waiting:
                 if not self._unmarked:
                     log.warning("outcomes wait for the ledger: %s", error)
                 asyncio.get_running_loop().call_later(LEDGER_RETRY.total_seconds(), self._wake.set)
             return waiting
+        self._freed()
         for ended, held in zip(batch, kept, strict=True):
             if not held and ended.mark:
                 log.warning("the lease of %s was lost before it ended", ended.mark.identity)

@@ -91,6 +91,14 @@ class Window:
         """Take nothing until an instant."""
         self._held_until = max(until, self._held_until or until)
 
+    def reopen(self) -> None:
+        """Hold neither the whole nor a lane any longer; single deliveries stay held."""
+        self._held_until = None
+        for organization in self._held_lanes:
+            if organization in self._lanes:
+                self._turns.append(organization)
+        self._held_lanes.clear()
+
     def wakes_at(self) -> datetime | None:
         """Return when something held is released next, or None when nothing is held."""
         instants = [*self._held_lanes.values()]

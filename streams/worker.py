@@ -15,12 +15,15 @@ import psutil
 
 from ratelimit import Admission, AdmissionUnavailable, Mark
 from ratelimit.control import Control, Listener
+from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
 from streams.cancellation import Cancellations
 from streams.clock import Clock
 from streams.delivery import Record
 from streams.execution import Execution
 from streams.lifecycle import Lifecycle
+from streams.limits import DeliveryLimits
+from streams.live import LiveWorkers
 from streams.offsets import PartitionOffsets
 from streams.pipeline import Pipeline
 from streams.producer import Producer
@@ -73,6 +76,9 @@ class Worker:
         self._hears = True
         self._clock_is_wrong = False
         self.cancellations = Cancellations()
+        self.limits = DeliveryLimits()
+        self._live = LiveWorkers(worker_type, settings.worker_id, admission)
+        self._local = LocalLimits(clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
         self._settlement = Settlement(
@@ -85,6 +91,8 @@ class Worker:
             unknown_schema_delay=settings.unknown_schema_delay,
             unknown_schema_limit=settings.unknown_schema_limit,
             lost=lambda delivery: self.pipelines[delivery.queue.topic].ask_again(delivery),
+            freed=self._place_freed,
+            closed={one.name for one in queues_of(worker_type) if settings.policy(one) == "closed"},
         )
         quarantine = Quarantine()
         self.pipelines = {
@@ -97,6 +105,9 @@ class Worker:
                 lifecycle=lifecycle,
                 window=Window(records=settings.window_records, size_bytes=settings.window_bytes),
                 cancellations=self.cancellations,
+                limits=self.limits,
+                local=self._refuses,
+                on_redis_down=settings.policy(queue),
                 quarantine=quarantine,
                 concurrency=settings.concurrency(queue),
                 lease=settings.lease,
@@ -127,6 +138,8 @@ class Worker:
         self._duty(self._settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
+        self._duty(self._live.run(), "say it lives")
+        self._duty(self.limits.pushing(self._admission), "push limits")
         if self._listener is not None:
             self._duty(self._listen(), "listen")
         self._duty(self._keep_house(), "keep house")
@@ -141,6 +154,17 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
             log.critical("%r ended by %r", task.get_name(), error, exc_info=error)
             self.failure.set_result(error)
+
+    def _refuses(self) -> Refuses:
+        """Return what refuses jobs beyond this worker's share of limits, while Redis is away."""
+        running = [
+            (one.identity, one.limits) for pipeline in self.pipelines.values() for one in pipeline.unfinished()
+        ]
+        return self._local.beside(running, self._live.sharing)
+
+    def _place_freed(self) -> None:
+        for pipeline in self.pipelines.values():
+            pipeline.place_freed()
 
     # -- records in, positions out ----------------------------------------------------------------------
 
@@ -221,6 +245,7 @@ class Worker:
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
         marks = [self._settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
+        await self._live.leave()
         await self._admission.close()
         if self._control is not None:
             await self._control.close()
@@ -258,6 +283,9 @@ class Worker:
         if self.cancellations.hear(news, self.clock()):
             for pipeline in self.pipelines.values():
                 pipeline.cancel()
+        if self.limits.hear(news):
+            for pipeline in self.pipelines.values():
+                pipeline.limits_changed()
 
     async def set_clock(self) -> None:
         """Put the worker's clock right by that of Redis; while that cannot be asked, it goes on as it was."""
@@ -285,7 +313,7 @@ class Worker:
                 continue
             until = time.monotonic() + self._settings.lease.total_seconds()
             try:
-                held = await self._admission.renew([(one.identity, one.token) for one in leased])
+                held = await self._admission.renew([one.lease() for one in leased])
             except AdmissionUnavailable as error:
                 log.warning("%d leases were not renewed: %s", len(leased), error)
                 continue

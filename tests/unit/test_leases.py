@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from ratelimit import Answer, Candidate, Done, Mark, Run, fence, identity
+from ratelimit import Answer, Candidate, Done, Lease, Mark, Run, fence, identity
 from streams.jobs import Job
 from streams.pipeline import WATCHED_FROM, Pipeline
 from streams.queues import WEBHOOKS
@@ -137,7 +137,7 @@ class TestWatchdogCopies:
 
             # It comes due while the job runs: it waits again, and holds nothing back.
             rig.clock.ahead += 31 * SECOND
-            await rig.ledger.renew([(identity("acme", "slow"), pipeline_of(rig).leased()[0].token)])
+            await rig.ledger.renew([Lease(identity("acme", "slow"), pipeline_of(rig).leased()[0].token)])
             rig.put_again(copy)
             await rig.settled()
             (_, second) = rig.carried()

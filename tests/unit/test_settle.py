@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from confluent_kafka import KafkaError
 
-from ratelimit import Candidate, Done, Run, Waiting, fence, identity
+from ratelimit import Candidate, Done, Lease, Run, Waiting, fence, identity
 from streams.errors import Poison, Snooze, Transient
 from streams.jobs import Job, Result
 from streams.queues import CRITICAL, WEBHOOKS
@@ -352,4 +352,4 @@ class TestDurability:
             await rig.settled()
             assert "the lease of acme:job-1 was lost before it ended" in caplog.text
             assert await rig.ledger.completed([name]) == [False]
-            assert await rig.ledger.renew([(name, taken_over.token)]) == [True]
+            assert await rig.ledger.renew([Lease(name, taken_over.token)]) == [True]
