@@ -568,4 +568,3 @@ class Pipeline:
     def unfinished(self) -> list[Delivery]:
         """Return what is still running."""
         return list(self._leased)
-

@@ -158,7 +158,9 @@ class Worker:
     def _refuses(self) -> Refuses:
         """Return what refuses jobs beyond this worker's share of limits, while Redis is away."""
         running = [
-            (one.identity, one.limits) for pipeline in self.pipelines.values() for one in pipeline.unfinished()
+            (one.identity, one.limits)
+            for pipeline in self.pipelines.values()
+            for one in pipeline.unfinished()
         ]
         return self._local.beside(running, self._live.sharing)
 
