@@ -176,8 +176,20 @@ class Consumer(driver.Consumer):
         index = cast(Any, self.app.topics)._topic_name_index
         for channel in index[batch.partition.topic]:
             await self.wait_first(channel.put(batch), self.suspend_flow.wait())
-            # A queue that is cleared by a rebalance takes the batch along; it is read again from the position.
             await self.wait_first(batch.taken.wait(), self.suspend_flow.wait())
+        # A queue that is emptied takes the batch along. A new assignment reads it again by itself.
+        if not batch.taken.is_set() and self._worker.offsets(batch.partition) is batch.offsets:
+            first = {TP(*batch.partition): batch.records[0].offset}
+            await self._thread.call_thread(self._read_again, self._thread._ensure_consumer(), first)
+
+    async def perform_seek(self) -> None:
+        """Go back to what was committed, with the flow stopped; Faust resumes it afterwards.
+
+        It empties its queues then, and the flow may not have stopped before: not when nothing was assigned, nor when
+        the rebalance before this one was still being resumed from.
+        """
+        self.stop_flow()
+        await super().perform_seek()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._worker.assign(Partition(tp.topic, tp.partition) for tp in assigned)
