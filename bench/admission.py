@@ -11,43 +11,67 @@ import secrets
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import cache
 
 import click
 from redis.asyncio import Redis
 
-from ratelimit import Candidate, Done, Limit, Mark, Run, fence, identity
+from ratelimit import Candidate, Concurrency, Done, Gate, Limit, Limits, Mark, Run, fence, identity
 from ratelimit.redis import RedisAdmission
 
 BATCHES = (1, 10, 50, 200)
-LIMITS = ("none", "one", "distinct")
+LIMITS = ("none", "one", "distinct", "every")
 MEMORY_JOBS = 20_000
+MANY = 1_000_000
+EVERY_ORGANIZATIONS = 7
 FENCE = fence("", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Microseconds per job; `limit` is none, one shared by all, or one of 10,000 organizations' each."""
+    """Microseconds per job; `limit` is none, one shared by all, one of 10,000 organizations' each, or every kind."""
 
     batch: int
     limit: str
     jobs: int
     cpu_us: float
+    server_us: float
     wall_us: float
 
 
-def limits_of(kind: str) -> list[tuple[Limit, ...]]:
-    """Return the limits to deal out to jobs in turn."""
+def limits_of(kind: str) -> list[Limits]:
+    """Return the limits to deal out to jobs in turn; none of them ever refuses a job."""
+    if kind == "every":
+        return [every_limit(f"org-{n}") for n in range(EVERY_ORGANIZATIONS)]
     names = {"none": 0, "one": 1, "distinct": 10_000}[kind]
     second = timedelta(seconds=1)
-    return [(Limit(f"organization:{n}", 1_000_000, second),) for n in range(names)] or [()]
+    return [(Limit(f"organization:{n}", MANY, second),) for n in range(names)] or [()]
 
 
-async def measure(admission: RedisAdmission, batch: int, kind: str, jobs: int) -> Figure:
+@cache
+def every_limit(organization: str) -> Limits:
+    """Return one limit of each kind and scope."""
+    rates = ("queue", "type", "provider", f"org {organization}", f"queue and org {organization}")
+    places = ("queue", "provider", f"org {organization}")
+    return (
+        Gate("gate"),
+        *(Limit(f"rate {scope}", MANY, timedelta(seconds=1)) for scope in rates),
+        *(Concurrency(f"running {scope}", MANY) for scope in places),
+    )
+
+
+async def server_cpu(redis: Redis) -> float:
+    """Return the seconds of CPU that the server has used."""
+    used = await redis.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"])
+
+
+async def measure(redis: Redis, admission: RedisAdmission, batch: int, kind: str, jobs: int) -> Figure:
     """Admit and settle jobs batch by batch, everything that a worker allocates included."""
     limits = limits_of(kind)
     done, run = Done(), secrets.token_hex(4)
     names = [identity("acme-accounting", f"{run}{n:024x}") for n in range(jobs)]
-    cpu, wall = time.process_time(), time.perf_counter()
+    server, cpu, wall = await server_cpu(redis), time.process_time(), time.perf_counter()
     for start in range(0, jobs, batch):
         candidates = [
             Candidate(names[n], FENCE, limits[n % len(limits)])
@@ -55,14 +79,15 @@ async def measure(admission: RedisAdmission, batch: int, kind: str, jobs: int) -
         ]
         answers = await admission.admit(candidates)
         marks = [
-            Mark(candidate.identity, answer.token, done)
+            Mark(candidate.identity, answer.token, done, candidate.limits)
             for candidate, answer in zip(candidates, answers, strict=True)
             if isinstance(answer, Run)
         ]
         if len(marks) != len(candidates) or not all(await admission.settle(marks)):
             raise click.ClickException("a job that nothing stands against was refused")
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return Figure(batch, kind, jobs, round(cpu / jobs * 1e6, 2), round(wall / jobs * 1e6, 2))
+    server = await server_cpu(redis) - server
+    return Figure(batch, kind, jobs, *(round(one / jobs * 1e6, 2) for one in (cpu, server, wall)))
 
 
 async def bytes_per_job(redis: Redis, admission: RedisAdmission) -> float:
@@ -95,7 +120,7 @@ async def bench(url: str, rounds: int, jobs: int) -> dict[str, object]:
         for batch in BATCHES:
             for kind in LIMITS:
                 count = jobs if batch > 1 else jobs // 10
-                tries = [await measure(admission, batch, kind, count) for _ in range(rounds)]
+                tries = [await measure(redis, admission, batch, kind, count) for _ in range(rounds)]
                 figures.append(asdict(min(tries, key=lambda figure: figure.cpu_us)))
         return {"figures": figures, "bytes_per_finished_job": memory}
     finally:
@@ -115,11 +140,12 @@ def main(url: str, rounds: int, jobs: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result))
         return
-    click.echo(f"{'batch':>6} {'limit':>9} {'cpu µs/job':>11} {'wall µs/job':>12}")
+    click.echo(f"{'batch':>6} {'limit':>9} {'cpu µs/job':>11} {'server µs/job':>14} {'wall µs/job':>12}")
     figures = result["figures"]
     assert isinstance(figures, list)
     for row in figures:
-        click.echo(f"{row['batch']:>6} {row['limit']:>9} {row['cpu_us']:>11} {row['wall_us']:>12}")
+        figures_of = f"{row['cpu_us']:>11} {row['server_us']:>14} {row['wall_us']:>12}"
+        click.echo(f"{row['batch']:>6} {row['limit']:>9} {figures_of}")
     click.echo(f"{result['bytes_per_finished_job']} bytes of Redis memory per finished job")
 
 

@@ -3,8 +3,12 @@
 Everything is on: decoding, admission and ledger in Redis, lifecycle events, positions; against the broker of a local
 stack that is started for it. The figures are of the worker process alone, from its first event to its last:
 jobs per second, microseconds of CPU per job (all threads, librdkafka's too), and resident memory.
+
+With `--limits` each size is drained by turns without any limit and under one of every kind and scope that never
+refuses a job; what the limits cost is then the difference between the best of each.
 """
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -20,9 +25,11 @@ import psutil
 from confluent_kafka import Consumer, TopicPartition
 
 import devstack
-from bench.handlers import Nothing
+from bench.handlers import Limited, Nothing
+from ratelimit.control import RedisControl
 from streams import topics
 from streams.client import SyncJobs
+from streams.limits import EACH, Rate, Rule, Scope, allowed_text
 from streams.publication import Publication
 from streams.queues import LIFECYCLE_TOPIC
 from streams.settings import Settings, load_settings
@@ -32,13 +39,27 @@ BATCH = 5_000
 PATIENCE_SECONDS = 120.0
 LOOK_SECONDS = 0.01
 
+MANY = 1_000_000
+SCOPES = (
+    Scope(queue="critical"), Scope(type="bench.limited"), Scope(provider="bench"), Scope(organization=EACH),
+    Scope(queue="critical", organization=EACH),
+)  # fmt: skip
+ONE = (Scope(queue="critical"), Scope(provider="bench"), Scope(organization=EACH))
+RULES = [
+    *(Rule("rate", scope, Rate(MANY, timedelta(seconds=1))) for scope in SCOPES),
+    *(Rule("concurrency", scope, MANY) for scope in ONE),
+]
+"""Rates of a queue, a job type, a provider, each organization, and each one in the queue; concurrencies of three."""
+
 
 @click.command()
 @click.option(
     "--jobs", "sizes", type=click.IntRange(100), multiple=True, default=(20_000,), help="May be repeated."
 )
+@click.option("--limits", "limited", is_flag=True, help="Measure what limits of every kind cost.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of --limits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
-def main(sizes: tuple[int, ...], as_json: bool) -> None:
+def main(sizes: tuple[int, ...], limited: bool, rounds: int, as_json: bool) -> None:
     """Drain backlogs of the given sizes one after the other, each with a worker of its own."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         os.chmod(folder, 0o711)
@@ -47,22 +68,68 @@ def main(sizes: tuple[int, ...], as_json: bool) -> None:
             os.environ.update(stack.environment(), HANDLER_MODULES="bench.handlers", HEALTH_PORT="0")
             settings = load_settings()
             topics.ensure(settings)
+            log = Path(folder) / "worker.log"
             for size in sizes:
-                publish(settings, size)
-                figures = drain(settings, size, Path(folder) / "worker.log")
-                click.echo(
-                    json.dumps(figures) if as_json else "  ".join(f"{k}={v}" for k, v in figures.items())
-                )
+                if not limited:
+                    show(drained(settings, size, log), as_json)
+                    continue
+                found = [
+                    drained(settings, size, log, under=under)
+                    for _ in range(rounds)
+                    for under in (False, True)
+                ]
+                for figures in found:
+                    show(figures, as_json)
+                show(cost(found), as_json)
         finally:
             stack.stop(clean=True)
 
 
-def publish(settings: Settings, size: int) -> None:
+def show(figures: dict[str, object], as_json: bool) -> None:
+    """Print one line."""
+    click.echo(json.dumps(figures) if as_json else "  ".join(f"{k}={v}" for k, v in figures.items()))
+
+
+def drained(settings: Settings, size: int, log: Path, *, under: bool = False) -> dict[str, object]:
+    """Publish and drain a backlog, under limits of every kind or under none."""
+    asyncio.run(_say(settings, {rule.name: allowed_text(rule.allowed) if under else None for rule in RULES}))
+    publish(settings, size, Limited if under else Nothing)
+    return {**drain(settings, size, log), "limits": under}
+
+
+def cost(found: list[dict[str, object]]) -> dict[str, object]:
+    """Return what the limits cost: the best figures under them against the best without."""
+
+    def best(name: str, under: bool) -> float:
+        figures = [float(str(one[name])) for one in found if one["limits"] is under]
+        return max(figures) if name == "jobs_per_second" else min(figures)
+
+    slower = 1 - best("jobs_per_second", True) / best("jobs_per_second", False)
+    more = best("cpu_us_per_job", True) / best("cpu_us_per_job", False) - 1
+    return {
+        "bench": "drain --limits",
+        "rules": len(RULES),
+        "jobs_per_second_without": best("jobs_per_second", False),
+        "jobs_per_second_under": best("jobs_per_second", True),
+        "throughput_lost_percent": round(100 * slower, 1),
+        "cpu_more_percent": round(100 * more, 1),
+    }
+
+
+async def _say(settings: Settings, values: dict[str, str | None]) -> None:
+    control = RedisControl.from_url(settings.redis, prefix=settings.redis_prefix)
+    try:
+        await control.say(values, timedelta(days=1))
+    finally:
+        await control.close()
+
+
+def publish(settings: Settings, size: int, payload: type[Nothing] | type[Limited]) -> None:
     """Publish the backlog."""
     with SyncJobs(settings) as jobs:
         for start in range(0, size, BATCH):
             batch = [
-                Publication(Nothing(number=n), f"org-{n % ORGANIZATIONS}")
+                Publication(payload(number=n), f"org-{n % ORGANIZATIONS}")
                 for n in range(start, min(size, start + BATCH))
             ]
             jobs.publish_many(batch)

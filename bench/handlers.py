@@ -15,6 +15,12 @@ class Nothing(Payload):
     filling: str = ""
 
 
+class Limited(Payload):
+    """The input of a job without work whose handler names a provider."""
+
+    number: int
+
+
 class Nap(Payload):
     """The input of a job that waits."""
 
@@ -23,6 +29,11 @@ class Nap(Payload):
 
 @handles(CRITICAL, "bench.nothing", timeout=timedelta(seconds=10))
 async def nothing(job: Job[Nothing]) -> None:
+    """Return at once."""
+
+
+@handles(CRITICAL, "bench.limited", timeout=timedelta(seconds=10), provider="bench")
+async def limited(job: Job[Limited]) -> None:
     """Return at once."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 MICROSECOND = timedelta(microseconds=1)
 MILLISECOND = timedelta(milliseconds=1)
@@ -51,18 +51,48 @@ class Limit:
         object.__setattr__(self, "capacity", capacity)
 
 
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """At most `most` jobs at a time, on all workers together.
+
+    Each holds a place for as long as its lease; the place is free again when it settles, when it is released, or when
+    its lease runs out.
+    """
+
+    name: str
+    most: int
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise ValueError(f"limit {self.name!r} allows {self.most} at a time; the least is 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Open, unless `Admission.push` has shut it for a while: nothing that names it is admitted then."""
+
+    name: str
+
+
+Limits: TypeAlias = tuple[Limit | Concurrency | Gate, ...]
+"""What one job is held to. Names are unique, whatever the kind.
+
+Pass the same tuple for all jobs that are held to the same: what a batch costs grows with the number of tuples in it.
+"""
+
+
 @dataclass(slots=True)
 class Candidate:
     """One delivery that asks to run.
 
     `identity()` makes the name of its job, `fence()` a fence: a text that grows with every delivery that was
-    chosen (retry, snooze, replay) and is compared byte by byte. `cost` is taken from every one
-    of the limits, or from none.
+    chosen (retry, snooze, replay) and is compared byte by byte. `cost` is taken from every rate, and one
+    place of every concurrency, of all limits or of none.
     """
 
     identity: str
     fence: str
-    limits: tuple[Limit, ...] = ()
+    limits: Limits = ()
     cost: int = 1
 
 
@@ -88,7 +118,11 @@ class Leased:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """Nothing was taken; it would fit after `retry_after`. `by` names the limit that frees last."""
+    """Nothing was taken; it would fit after `retry_after`. `by` names the limit that frees last.
+
+    A concurrency is named only when no rate or gate stands against the job, and then the wait is the longest there
+    can be: until leases run out that are not renewed. A place that is given back earlier is free earlier.
+    """
 
     retry_after: timedelta
     by: str
@@ -116,11 +150,20 @@ class Released:
 
 @dataclass(slots=True)
 class Mark:
-    """How a run ended, signed with the token of its lease."""
+    """How a run ended, signed with the token of its lease; its places in `limits` are given back."""
 
     identity: str
     token: str
     end: Done | Waiting | Released
+    limits: Limits = ()
+
+
+class Lease(NamedTuple):
+    """A lease that was granted, and the limits whose places are kept with it."""
+
+    identity: str
+    token: str
+    limits: Limits = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +180,7 @@ class Admission(Protocol):
     async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
         """Answer whether each may run now, leasing those that may; each sees what those before it took.
 
-        Raises ValueError, with nothing taken, when a cost can never fit.
+        Raises ValueError, with nothing taken, when a cost can never fit or limits contradict each other.
         """
         ...
 
@@ -145,8 +188,20 @@ class Admission(Protocol):
         """Write how runs ended; False where the lease was lost to another delivery, and nothing changed."""
         ...
 
-    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
-        """Extend leases, given as (identity, token); False where the lease was lost."""
+    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
+        """Extend leases and keep their places; False where the lease was lost."""
+        ...
+
+    async def push(self, gate: str, wait: timedelta) -> None:
+        """Shut a gate for so long from now, or for longer if it is shut for longer already."""
+        ...
+
+    async def lift(self, gate: str) -> None:
+        """Open a gate."""
+        ...
+
+    async def present(self, worker: str, keep: timedelta) -> list[str]:
+        """Say that a worker lives, for so long from now, and return all that live; zero says that it leaves."""
         ...
 
     async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
@@ -193,14 +248,74 @@ def fence(replay_id: str, attempt: int, snoozes: int) -> str:
     return f"{replay_id}-{attempt:06d}-{snoozes:06d}"
 
 
-def check_cost(limits: tuple[Limit, ...], cost: int) -> None:
-    """Raise ValueError when a job of this cost could never fit its limits."""
+def check_limits(limits: Limits, cost: int) -> None:
+    """Raise ValueError when a job of this cost could never fit its limits, or names one twice."""
     if cost < 1:
         raise ValueError(f"a job costs {cost}; the least is 1")
     if len({limit.name for limit in limits}) < len(limits):
         raise ValueError(f"a job names one limit twice: {', '.join(limit.name for limit in limits)}")
     for limit in limits:
-        if cost > limit.capacity:
+        if isinstance(limit, Limit) and cost > limit.capacity:
             raise ValueError(
                 f"a job costs {cost} but limit {limit.name!r} never allows over {limit.capacity} at once"
             )
+
+
+class Plans:
+    """The limits that one batch names, each once, and how each job names those it is held to.
+
+    Raises ValueError when a cost never fits, or a batch gives one limit two sets of numbers.
+    """
+
+    __slots__ = ("_codes", "_numbers", "limits")
+
+    def __init__(self) -> None:
+        self.limits: list[Limit | Concurrency | Gate] = []
+        # By the id of the tuple, which its candidate keeps alive: hashing a limit costs more than sending it.
+        self._codes: dict[tuple[int, int], str] = {}
+        self._numbers: dict[str, int] = {}
+
+    def code(self, limits: Limits, cost: int) -> str:
+        """Return `cost:limit,limit`, counting limits from 1, or '' without any."""
+        key = (id(limits), cost)
+        code = self._codes.get(key)
+        if code is None:
+            check_limits(limits, cost)
+            numbers = ",".join([str(self._number(limit)) for limit in limits])
+            code = self._codes[key] = f"{cost}:{numbers}" if limits else ""
+        return code
+
+    def _number(self, limit: Limit | Concurrency | Gate) -> int:
+        number = self._numbers.get(limit.name)
+        if number is None:
+            self.limits.append(limit)
+            number = self._numbers[limit.name] = len(self.limits)
+        elif self.limits[number - 1] != limit:
+            raise ValueError(f"one batch has two of limit {limit.name!r}: {self.limits[number - 1]}, {limit}")
+        return number
+
+
+class Places:
+    """The concurrency limits in which the jobs of one batch hold places, by name, each once."""
+
+    __slots__ = ("_codes", "_numbers")
+
+    def __init__(self) -> None:
+        self._codes: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._numbers)
+
+    def code(self, limits: Limits) -> str:
+        """Return `place,place`, counting from 1, or '' without any."""
+        code = self._codes.get(id(limits))
+        if code is None:
+            numbers = [
+                self._numbers.setdefault(one.name, len(self._numbers) + 1)
+                for one in limits
+                if isinstance(one, Concurrency)
+            ]
+            code = self._codes[id(limits)] = ",".join(map(str, numbers))
+        return code

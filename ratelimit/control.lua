@@ -2,8 +2,10 @@
 --
 -- KEYS   1 sorted set: name by version   2 hash: name to '<version> <end in ms or 0> <value>', the value with a
 --        leading '=', or '-' when what was said is taken back   3 sorted set: name by its end in ms
+--        4 stream of what was changed: at, by, name, was, is
 -- ARGV   1 clock in microseconds, empty for Redis TIME (only tests give one)
 --        2 how long it is kept, in ms, or 0 for always   3 most that are forgotten in one call
+--        4 who says it, or empty: then it is not kept in the stream   5 most that the stream keeps, roughly
 --        then per change: name, value as in the hash
 --
 -- Versions are instants in microseconds: after the keys were lost, those that follow are still greater than those
@@ -11,7 +13,7 @@
 --
 -- Caveats: what has ended goes when something else is said; until then readers see it with its end.
 
-local now, keep = tonumber(ARGV[1]), tonumber(ARGV[2])
+local now, keep, by = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4]
 if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
@@ -27,8 +29,14 @@ end
 
 local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 local version = math.max(now, tonumber(last or 0) + 1)
-for i = 4, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   local name, at = ARGV[i], string.format('%.0f', version)
+  if by ~= '' then
+    local before = redis.call('HGET', KEYS[2], name)
+    local was = before and before:match('^%d+ %d+ (.*)$') or '-'
+    redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*',
+      'at', string.format('%.0f', now), 'by', by, 'name', name, 'was', was, 'is', ARGV[i + 1])
+  end
   redis.call('ZADD', KEYS[1], at, name)
   redis.call('HSET', KEYS[2], name, at .. ' ' .. ends .. ' ' .. ARGV[i + 1])
   if keep > 0 then

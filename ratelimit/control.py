@@ -15,8 +15,11 @@ from typing import Any, Final, Protocol
 from redis.asyncio import ConnectionPool
 
 from ratelimit.admission import EPOCH, MICROSECOND, MILLISECOND
+from ratelimit.connection import pool_of
 from ratelimit.model import utc_now
-from ratelimit.server import TIMEOUT, Script, Server, pool_of
+from ratelimit.server import TIMEOUT, Script, Server
+
+CHANGES_KEPT: Final = 10_000
 
 PAGE: Final = 1_000
 """Most that is said, heard or forgotten in one round trip."""
@@ -32,14 +35,30 @@ class Said:
     until: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Who changed what, and when: the value before and after, None where nothing was said."""
+
+    at: datetime
+    by: str
+    name: str
+    was: str | None
+    now: str | None
+
+
 class Control(Protocol):
     """Keeps what is said; raises AdmissionUnavailable when it cannot answer now, and may be asked again then."""
 
-    async def say(self, values: Mapping[str, str | None], keep: timedelta | None) -> None:
+    async def say(self, values: Mapping[str, str | None], keep: timedelta | None, *, by: str = "") -> None:
         """Say something under each name, or take it back with None, for as long as `keep`, or for ever.
 
-        What is taken back needs to be kept only until every worker has heard of it.
+        What is taken back needs to be kept only until every worker has heard of it. With `by`, who says it, each
+        change is kept for `changes`.
         """
+        ...
+
+    async def changes(self, count: int) -> list[Change]:
+        """Return the latest changes that were said by somebody, the latest last; about CHANGES_KEPT are kept."""
         ...
 
     async def after(self, version: int) -> list[Said]:
@@ -82,8 +101,9 @@ class ModelControl:
     def __init__(self, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._clock = clock
         self._said: dict[str, Said] = {}
+        self._changes: list[Change] = []
 
-    async def say(self, values: Mapping[str, str | None], keep: timedelta | None) -> None:
+    async def say(self, values: Mapping[str, str | None], keep: timedelta | None, *, by: str = "") -> None:
         """Say something under each name, or take it back with None, for as long as `keep`, or for ever."""
         now = self._clock()
         until = None if keep is None else EPOCH + ((now - EPOCH) // MILLISECOND) * MILLISECOND + keep
@@ -93,12 +113,18 @@ class ModelControl:
         last = max((said.version for said in self._said.values()), default=0)
         version = max((now - EPOCH) // MICROSECOND, last + 1)
         for number, (name, value) in enumerate(values.items()):
-            self._said.pop(name, None)
+            before = self._said.pop(name, None)
+            if by:
+                self._changes.append(Change(now, by, name, before.value if before else None, value))
             self._said[name] = Said(version + number, name, value, until)
 
     async def after(self, version: int) -> list[Said]:
         """Return the first PAGE things that were said after a version, in their order; [] when there is nothing."""
         return list(islice((said for said in self._said.values() if said.version > version), PAGE))
+
+    async def changes(self, count: int) -> list[Change]:
+        """Return the latest changes that were said by somebody, the latest last."""
+        return self._changes[-count:]
 
     async def close(self) -> None:
         """Forget nothing: there is nothing to release."""
@@ -106,6 +132,7 @@ class ModelControl:
     def flush(self) -> None:
         """Lose everything, as Redis does on FLUSHALL."""
         self._said.clear()
+        self._changes.clear()
 
 
 class RedisControl:
@@ -125,7 +152,7 @@ class RedisControl:
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._server = Server(pool, timeout)
-        self._keys = [f"{{{prefix}}}:control:{part}" for part in ("versions", "values", "ends")]
+        self._keys = [f"{{{prefix}}}:control:{part}" for part in ("versions", "values", "ends", "changes")]
         self._control, self._news = Script("control"), Script("news")
         self._clock = clock
 
@@ -141,13 +168,13 @@ class RedisControl:
         """Return one for a URL such as RedisAdmission takes; it connects at the first call."""
         return cls(pool_of(url, timeout), prefix=prefix, timeout=timeout, clock=clock)
 
-    async def say(self, values: Mapping[str, str | None], keep: timedelta | None) -> None:
+    async def say(self, values: Mapping[str, str | None], keep: timedelta | None, *, by: str = "") -> None:
         """Say something under each name, or take it back with None, for as long as `keep`, or for ever."""
         now = "" if self._clock is None else (self._clock() - EPOCH) // MICROSECOND
         keep_ms = 0 if keep is None else max(keep // MILLISECOND, 1)
         left = iter(values.items())
         while part := list(islice(left, PAGE)):
-            arguments: list[Any] = [now, keep_ms, PAGE]
+            arguments: list[Any] = [now, keep_ms, PAGE, by, CHANGES_KEPT]
             for name, value in part:
                 arguments += (name, "-" if value is None else f"={value}")
             await self._server.call(self._control, self._keys, arguments)
@@ -157,6 +184,11 @@ class RedisControl:
         found = await self._server.call(self._news, self._keys[:2], [version, PAGE])
         return [_said(*pair) for pair in zip(*found, strict=True)]
 
+    async def changes(self, count: int) -> list[Change]:
+        """Return the latest changes that were said by somebody, the latest last."""
+        found = await self._server.execute("XREVRANGE", self._keys[3], "+", "-", "COUNT", count)
+        return [_change(fields) for _, fields in reversed(found)]
+
     async def close(self) -> None:
         """Close the connections."""
         await self._server.close()
@@ -165,4 +197,15 @@ class RedisControl:
 def _said(name: bytes, kept: bytes) -> Said:
     version, ends_ms, value = kept.decode().split(" ", 2)
     until = EPOCH + int(ends_ms) * MILLISECOND if ends_ms != "0" else None
-    return Said(int(version), name.decode(), value[1:] if value.startswith("=") else None, until)
+    return Said(int(version), name.decode(), _value(value), until)
+
+
+def _value(kept: str) -> str | None:
+    return kept[1:] if kept.startswith("=") else None
+
+
+def _change(fields: list[bytes]) -> Change:
+    texts = [one.decode() for one in fields]
+    of = dict(zip(texts[::2], texts[1::2], strict=True))
+    at = EPOCH + int(of["at"]) * MICROSECOND
+    return Change(at, of["by"], of["name"], _value(of["was"]), _value(of["is"]))

@@ -8,22 +8,21 @@ from typing import Literal
 
 from ratelimit.admission import (
     EPOCH,
-    MICROSECOND,
     MILLISECOND,
     Answer,
     Candidate,
     Done,
     Duplicate,
+    Lease,
     Leased,
-    Limit,
-    Limited,
     Mark,
     Place,
+    Plans,
     Released,
     Run,
     Waiting,
-    check_cost,
 )
+from ratelimit.allowances import Allowances
 
 
 def utc_now() -> datetime:
@@ -62,17 +61,19 @@ class ModelAdmission:
         self._marker = marker
         self._clock = clock
         self._ledger: dict[str, Entry] = {}
-        self._full_at_us: dict[str, int] = {}
+        self._allowances = Allowances()
+        self._workers: dict[str, datetime] = {}
         self._batches = itertools.count()
         self._lines: dict[str, dict[int, datetime]] = {}
 
     async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
         """Answer whether each may run now, leasing those that may; each sees what those before it took.
 
-        Raises ValueError, with nothing taken, when a cost can never fit.
+        Raises ValueError, with nothing taken, when a cost can never fit or limits contradict each other.
         """
+        plans = Plans()
         for candidate in candidates:
-            check_cost(candidate.limits, candidate.cost)
+            plans.code(candidate.limits, candidate.cost)
         now = self._clock()
         token = f"model{next(self._batches):x}"
         return [self._answer(candidate, token, now) for candidate in candidates]
@@ -80,12 +81,31 @@ class ModelAdmission:
     async def settle(self, marks: Sequence[Mark]) -> list[bool]:
         """Write how runs ended; False where the lease was lost to another delivery, and nothing changed."""
         now = self._clock()
-        return [self._settled(mark, now) for mark in marks]
+        written = [self._settled(mark, now) for mark in marks]
+        for mark, held in zip(marks, written, strict=True):
+            if held:
+                self._allowances.give_back(mark.identity, mark.limits)
+        return written
 
-    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
-        """Extend leases, given as (identity, token); False where the lease was lost."""
+    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
+        """Extend leases and keep their places; False where the lease was lost."""
         now = self._clock()
-        return [self._renewed(identity, token, now) for identity, token in leases]
+        return [self._renewed(lease, now) for lease in leases]
+
+    async def push(self, gate: str, wait: timedelta) -> None:
+        """Shut a gate for so long from now, or for longer if it is shut for longer already."""
+        self._allowances.shut(gate, self._clock() + wait)
+
+    async def lift(self, gate: str) -> None:
+        """Open a gate."""
+        self._allowances.open(gate)
+
+    async def present(self, worker: str, keep: timedelta) -> list[str]:
+        """Say that a worker lives, for so long from now, and return all that live."""
+        now = self._clock()
+        self._workers[worker] = now + keep
+        self._workers = {name: until for name, until in self._workers.items() if until > now}
+        return sorted(self._workers, key=lambda name: (self._workers[name], name))
 
     async def now(self) -> datetime:
         """Return what time it is for the ledger."""
@@ -130,7 +150,8 @@ class ModelAdmission:
     def flush(self) -> None:
         """Lose everything, as Redis does on FLUSHALL."""
         self._ledger.clear()
-        self._full_at_us.clear()
+        self._allowances = Allowances()
+        self._workers.clear()
         self._lines.clear()
 
     def _answer(self, candidate: Candidate, token: str, now: datetime) -> Answer:
@@ -142,26 +163,12 @@ class ModelAdmission:
             if entry.state == "leased" and entry.until > now:
                 return Leased(entry.until - now)
             crashes = entry.crashes + (entry.state == "leased")
-        refusal = self._take(candidate.limits, candidate.cost, (now - EPOCH) // MICROSECOND)
+        refusal = self._allowances.take(candidate.limits, candidate.cost, now)
         if refusal is not None:
             return refusal
-        self._lease_to(candidate.identity, token, candidate.fence, crashes, now)
+        lease = Lease(candidate.identity, token, candidate.limits)
+        self._lease_to(lease, candidate.fence, crashes, now)
         return Run(token, crashes)
-
-    def _take(self, limits: tuple[Limit, ...], cost: int, now_us: int) -> Limited | None:
-        """Take the cost from all limits and return None, or take nothing and say when it would fit (GCRA)."""
-        wait_us, by, after = 0, "", {}
-        for limit in limits:
-            whole_us = limit.interval_us * limit.capacity
-            full_at_us = min(max(self._full_at_us.get(limit.name, 0), now_us), now_us + whole_us)
-            after[limit.name] = full_at_us + limit.interval_us * cost
-            short_us = after[limit.name] - now_us - whole_us
-            if short_us > wait_us:
-                wait_us, by = short_us, limit.name
-        if wait_us > 0:
-            return Limited(timedelta(microseconds=wait_us), by)
-        self._full_at_us |= after
-        return None
 
     def _settled(self, mark: Mark, now: datetime) -> bool:
         entry = self._entry(mark.identity, now)
@@ -195,20 +202,22 @@ class ModelAdmission:
             case Released():
                 return replace(entry, state="waiting", forgotten_at=forgotten_at)
 
-    def _renewed(self, identity: str, token: str, now: datetime) -> bool:
-        entry = self._entry(identity, now)
+    def _renewed(self, lease: Lease, now: datetime) -> bool:
+        entry = self._entry(lease.identity, now)
         if entry is None:
-            self._lease_to(identity, token, "", 0, now)
+            self._lease_to(lease, "", 0, now)
             return True
-        if entry.state != "leased" or entry.token != token:
+        if entry.state != "leased" or entry.token != lease.token:
             return False
-        self._lease_to(identity, token, entry.fence, entry.crashes, now)
+        self._lease_to(lease, entry.fence, entry.crashes, now)
         return True
 
-    def _lease_to(self, identity: str, token: str, fence: str, crashes: int, now: datetime) -> None:
+    def _lease_to(self, lease: Lease, fence: str, crashes: int, now: datetime) -> None:
         # As in Redis, a lease starts and ends at whole milliseconds.
         until = EPOCH + ((now - EPOCH) // MILLISECOND + self._lease // MILLISECOND) * MILLISECOND
-        self._ledger[identity] = Entry("leased", token, fence, crashes, until, now + self._marker)
+        forgotten_at = now + self._marker
+        self._ledger[lease.identity] = Entry("leased", lease.token, fence, crashes, until, forgotten_at)
+        self._allowances.hold(lease.identity, lease.limits, until)
 
     def _entry(self, identity: str, now: datetime) -> Entry | None:
         entry = self._ledger.get(identity)

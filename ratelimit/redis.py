@@ -15,19 +15,24 @@ from ratelimit.admission import (
     MILLISECOND,
     Answer,
     Candidate,
+    Concurrency,
     Done,
     Duplicate,
+    Gate,
+    Lease,
     Leased,
     Limit,
     Limited,
     Mark,
     Place,
+    Places,
+    Plans,
     Released,
     Run,
     Waiting,
-    check_cost,
 )
-from ratelimit.server import TIMEOUT, Script, Server, pool_of
+from ratelimit.connection import pool_of
+from ratelimit.server import TIMEOUT, Script, Server
 
 BATCH_MAX: Final = 1_000
 """Jobs per round trip: the whole server waits while a script runs, so a longer batch goes in parts."""
@@ -61,11 +66,16 @@ class RedisAdmission:
         self._job_prefix = f"{{{prefix}}}:job:"
         self._limit_prefix = f"{{{prefix}}}:limit:"
         self._line_prefix = f"{{{prefix}}}:line:"
+        self._workers = f"{{{prefix}}}:workers"
         self._lease = lease
         self._lease_ms = lease // MILLISECOND
         self._marker_ms = marker // MILLISECOND
         self._clock = clock
-        self._admit, self._settle, self._renew = Script("admission"), Script("settle"), Script("renew")
+        self._admit = Script("clock", "ledger", "limits", "admission")
+        self._settle = Script("ledger", "places", "settle")
+        self._renew = Script("clock", "ledger", "places", "renew")
+        self._push = Script("clock", "push")
+        self._present = Script("clock", "present")
         self._lines = Script("lines")
         self._owner = secrets.token_urlsafe(6)
         self._batches = itertools.count()
@@ -82,10 +92,7 @@ class RedisAdmission:
         timeout: timedelta = TIMEOUT,
         clock: Callable[[], datetime] | None = None,
     ) -> "RedisAdmission":
-        """Return one for a `redis://`, `rediss://` or `unix://` URL; it connects at the first call.
-
-        User, password and database are part of the URL: `rediss://user:password@host:6379/0`.
-        """
+        """Return one for a URL such as `ratelimit.connection` lists; it connects at the first call."""
         return cls(
             pool_of(url, timeout), prefix=prefix, lease=lease, marker=marker, timeout=timeout, clock=clock
         )
@@ -93,7 +100,7 @@ class RedisAdmission:
     async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
         """Answer whether each may run now, leasing those that may; each sees what those before it took.
 
-        Raises ValueError, with nothing taken, when a cost can never fit.
+        Raises ValueError, with nothing taken, when a cost can never fit or limits contradict each other.
         """
         token = f"{self._owner}{next(self._batches):x}"
         batches = [self._pack(part, token) for part in _parts(candidates)]
@@ -114,19 +121,24 @@ class RedisAdmission:
         prefix = self._job_prefix
         written: list[bool] = []
         for part in _parts(marks):
+            places = Places()
             keys = [prefix + mark.identity for mark in part]
-            arguments: list[Any] = [self._marker_ms]
+            arguments: list[Any] = [self._marker_ms, len(part)]
             for mark in part:
                 arguments += (mark.token, _code(mark.end))
+            self._add_places(keys, arguments, [places.code(mark.limits) for mark in part], places)
             written += _flags(await self._server.call(self._settle, keys, arguments))
         return written
 
-    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
-        """Extend leases, given as (identity, token); False where the lease was lost."""
+    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
+        """Extend leases and keep their places; False where the lease was lost."""
         extended: list[bool] = []
         for part in _parts(leases):
-            keys = [self._job_prefix + identity for identity, _ in part]
-            arguments = [self._now(), self._lease_ms, self._marker_ms, *(token for _, token in part)]
+            places = Places()
+            keys = [self._job_prefix + lease.identity for lease in part]
+            arguments = [self._now(), self._lease_ms, self._marker_ms, len(part)]
+            arguments += [lease.token for lease in part]
+            self._add_places(keys, arguments, [places.code(lease.limits) for lease in part], places)
             extended += _flags(await self._server.call(self._renew, keys, arguments))
         return extended
 
@@ -160,6 +172,26 @@ class RedisAdmission:
             for place, _, though_waiting in part:
                 arguments += (place.rank, int(though_waiting))
             await self._server.call(self._lines, keys, arguments)
+
+    def _add_places(self, keys: list[str], arguments: list[Any], codes: list[str], places: Places) -> None:
+        names = places.names
+        if names:
+            keys += [self._limit_prefix + name for name in names]
+            arguments += codes
+
+    async def push(self, gate: str, wait: timedelta) -> None:
+        """Shut a gate for so long from now, or for longer if it is shut for longer already."""
+        arguments = [self._now(), wait // MICROSECOND]
+        await self._server.call(self._push, [self._limit_prefix + gate], arguments)
+
+    async def lift(self, gate: str) -> None:
+        """Open a gate."""
+        await self._server.execute("DEL", self._limit_prefix + gate)
+
+    async def present(self, worker: str, keep: timedelta) -> list[str]:
+        """Say that a worker lives, for so long from now, and return all that live; zero says that it leaves."""
+        arguments = [self._now(), worker, keep // MILLISECOND]
+        return [name.decode() for name in await self._server.call(self._present, [self._workers], arguments)]
 
     async def completed(self, identities: Sequence[str]) -> list[bool]:
         """Tell which jobs are marked done."""
@@ -196,7 +228,7 @@ class RedisAdmission:
         names: list[str] = []
         for limit in plans.limits:
             keys.append(self._limit_prefix + limit.name)
-            arguments += (limit.interval_us, limit.capacity)
+            arguments += _numbers(limit)
             names.append(limit.name)
         arguments += [candidate.fence for candidate in candidates]
         if names:
@@ -219,35 +251,6 @@ class RedisAdmission:
 
     def _now(self) -> int | str:
         return "" if self._clock is None else (self._clock() - EPOCH) // MICROSECOND
-
-
-class Plans:
-    """The limits that one batch names, each sent once, and the code of each cost with its limits."""
-
-    __slots__ = ("_codes", "_numbers", "limits")
-
-    def __init__(self) -> None:
-        self.limits: list[Limit] = []
-        # By the id of the tuple, which its candidate keeps alive: hashing a limit costs more than sending it.
-        self._codes: dict[tuple[int, int], str] = {}
-        self._numbers: dict[int, int] = {}
-
-    def code(self, limits: tuple[Limit, ...], cost: int) -> str:
-        """Return `cost:limit,limit`, counting limits from 1, or '' without; ValueError if it never fits."""
-        key = (id(limits), cost)
-        code = self._codes.get(key)
-        if code is None:
-            check_cost(limits, cost)
-            numbers = ",".join([str(self._number(limit)) for limit in limits])
-            code = self._codes[key] = f"{cost}:{numbers}" if limits else ""
-        return code
-
-    def _number(self, limit: Limit) -> int:
-        number = self._numbers.get(id(limit))
-        if number is None:
-            self.limits.append(limit)
-            number = self._numbers[id(limit)] = len(self.limits)
-        return number
 
 
 def _parts(items: Sequence[T]) -> list[Sequence[T]]:
@@ -276,6 +279,16 @@ def _answers(reply: list[Any], run: Run, names: list[str]) -> list[Answer]:
                 wait = timedelta(microseconds=next(details))
                 answers.append(Limited(wait, names[next(details) - 1]))
     return answers
+
+
+def _numbers(limit: Limit | Concurrency | Gate) -> tuple[int, int]:
+    match limit:
+        case Limit():
+            return limit.interval_us, limit.capacity
+        case Concurrency():
+            return 0, limit.most
+        case Gate():
+            return 0, 0
 
 
 def _flags(digits: bytes) -> list[bool]:

@@ -1,26 +1,23 @@
--- Extend leases, each only if its token still holds the job.
+-- Extend leases, each only if its token still holds the job, and keep their places.
+-- Follows clock.lua, ledger.lua and places.lua in one script.
 --
--- KEYS   job key of each lease
+-- KEYS   job key of each lease, then as in places.lua
 -- ARGV   1 clock in microseconds, empty for Redis TIME (only tests give one)
---        2 lease in ms   3 marker retention in ms, then per lease: token
+--        2 lease in ms   3 marker retention in ms   4 number of leases, then per lease: token; then, if there are
+--        places, per lease: code as in places.lua
 -- Returns one digit per lease: 1 extended, 0 the lease was lost and nothing changed
 --
--- The values of a job key are described in admission.lua.
---
 -- Caveats: a missing key (the ledger was flushed) is held by nobody, so the lease is written again, with the
--- lowest fence. A lease that ran out, but that nobody took over, is extended.
+-- lowest fence, and so are its places. A lease that ran out, but that nobody took over, is extended: somebody else may
+-- have its places by then, and one job more than the limit allows runs.
 
-local now, lease, marker = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-if not now then
-  local time = redis.call('TIME')
-  now = time[1] * 1000000 + time[2]
-end
-local lease_ends = string.format('%.0f', math.floor(now / 1000) + lease)
+local lease, marker, count = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local lease_ends = string.format('%.0f', now_ms + lease)
 
-local stored = redis.call('MGET', unpack(KEYS))
+local stored = redis.call('MGET', unpack(KEYS, 1, count))
 local digits, written = {}, {}
-for i, key in ipairs(KEYS) do
-  local token = ARGV[3 + i]
+for i = 1, count do
+  local key, token = KEYS[i], ARGV[4 + i]
   local value = written[key] or stored[i]
   local holder, crashes, fence = token, '0', ''
   if value then
@@ -29,9 +26,16 @@ for i, key in ipairs(KEYS) do
   if holder == token then
     written[key] = 'l' .. token .. ' ' .. lease_ends .. ' ' .. crashes .. ' ' .. fence
     redis.call('SET', key, written[key], 'PX', marker)
+    if #KEYS > count then
+      change(ARGV[4 + count + i], key, lease_ends)
+    end
     digits[i] = '1'
   else
     digits[i] = '0'
   end
+end
+changed('ZADD', count)
+for i = count + 1, #KEYS do
+  redis.call('PEXPIRE', KEYS[i], marker)
 end
 return table.concat(digits)

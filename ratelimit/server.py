@@ -9,8 +9,6 @@ from typing import Any, Final
 
 from hiredis import pack_command
 from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     ClusterDownError,
     ConnectionError,
@@ -34,27 +32,13 @@ UNAVAILABLE: Final = (
 UNAVAILABLE_CODES: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS"})
 
 
-def pool_of(url: str, timeout: timedelta = TIMEOUT) -> ConnectionPool:
-    """Return connections for a `redis://`, `rediss://` or `unix://` URL; none is opened yet.
-
-    User, password and database are part of the URL: `rediss://user:password@host:6379/0`.
-    """
-    return ConnectionPool.from_url(
-        url,
-        socket_connect_timeout=timeout.total_seconds(),
-        socket_timeout=None,  # each call has one deadline over all it does
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),  # of connecting; whoever asked asks again
-    )
-
-
 class Script:
-    """A Lua file of this package and the hash under which the server knows it."""
+    """Lua files of this package, one after the other, and the hash under which the server knows them."""
 
     __slots__ = ("sha", "source")
 
-    def __init__(self, name: str) -> None:
-        self.source = files("ratelimit").joinpath(f"{name}.lua").read_bytes()
+    def __init__(self, *names: str) -> None:
+        self.source = b"".join(files("ratelimit").joinpath(f"{name}.lua").read_bytes() for name in names)
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 

@@ -1,30 +1,20 @@
--- Write how runs ended, each only if its token still holds the job.
+-- Write how runs ended, each only if its token still holds the job, and give their places back.
+-- Follows ledger.lua and places.lua in one script.
 --
--- KEYS   job key of each mark
--- ARGV   1 marker retention in ms, then per mark: token, and 'd' done, 'r' released or 'w<fence>' waiting
+-- KEYS   job key of each mark, then as in places.lua
+-- ARGV   1 marker retention in ms   2 number of marks, then per mark: token, and 'd' done, 'r' released or
+--        'w<fence>' waiting; then, if there are places, per mark: code as in places.lua
 -- Returns one digit per mark: 1 written, 0 the lease was lost and nothing changed
 -- Clock  none: a lease that ran out, but that nobody took over, still settles.
---
--- The values of a job key are described in admission.lua.
 --
 -- Caveats: a missing key (the ledger was flushed) is held by nobody, so the mark is written. A mark that is
 -- already there under the same token is the same call repeated, so 1. A stored fence never goes back.
 
-local marker = ARGV[1]
-local stored = redis.call('MGET', unpack(KEYS))
+local marker, count = ARGV[1], tonumber(ARGV[2])
+local stored = redis.call('MGET', unpack(KEYS, 1, count))
 local value_of, digits = {}, {}
-for i, key in ipairs(KEYS) do
-  value_of[key] = stored[i]
-end
-
-local function less(a, b)
-  for i = 1, math.min(#a, #b) do
-    local x, y = a:byte(i), b:byte(i)
-    if x ~= y then
-      return x < y
-    end
-  end
-  return #a < #b
+for i = 1, count do
+  value_of[KEYS[i]] = stored[i]
 end
 
 -- Return the value that the mark turns this one into, the same one if it is there already, or nil if refused.
@@ -59,13 +49,18 @@ local function settled(value, token, mark)
   return 'w' .. token .. ' 0 ' .. later
 end
 
-for i, key in ipairs(KEYS) do
+for i = 1, count do
+  local key = KEYS[i]
   local before = value_of[key]
-  local after = settled(before, ARGV[2 * i], ARGV[2 * i + 1])
+  local after = settled(before, ARGV[1 + 2 * i], ARGV[2 + 2 * i])
   if after and after ~= before and after ~= '' then
     redis.call('SET', key, after, 'PX', marker)
     value_of[key] = after
   end
+  if after and #KEYS > count then
+    change(ARGV[2 + 2 * count + i], key)
+  end
   digits[i] = after and '1' or '0'
 end
+changed('ZREM', count)
 return table.concat(digits)

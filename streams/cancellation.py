@@ -124,8 +124,9 @@ class Unbegun:
     no limit: what does not run waits for none and takes nothing of it.
     """
 
-    def __init__(self, queue: Queue, admission: Admission, settlement: Settlement) -> None:
+    def __init__(self, queue: Queue, admission: Admission, settlement: Settlement, *, closed: bool) -> None:
         self._queue = queue
+        self._closed = closed
         self._admission = admission
         self._settlement = settlement
         self._waiting: dict[Delivery, Cancelled] = {}
@@ -161,7 +162,7 @@ class Unbegun:
         try:
             answers: list[Answer] = await self._admission.admit(candidates)
         except AdmissionUnavailable as error:
-            if self._queue.on_redis_down == "closed":
+            if self._closed:
                 log.warning("%d cancelled jobs of %s wait for Redis: %s", len(batch), self._queue.name, error)
                 self._waiting |= batch
                 return

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from ratelimit import Place, fence, identity
+from ratelimit import Lease, Limits, Place, fence, identity
 from streams.errors import InvalidRecord
 from streams.jobs import HANDLERS, Handler, Payload
 from streams.offsets import PartitionOffsets
@@ -91,6 +91,8 @@ class Delivery:
     token: str = ""
     leased_until: float = math.inf
     """When the lease runs out unless it is renewed, by `time.monotonic()`."""
+    limits: Limits = ()
+    """What it was admitted under: the places it holds of them are kept and given back with its lease."""
     crashes: int = 0
     waits: int = 0
     """How often it found its job running elsewhere."""
@@ -122,6 +124,10 @@ class Delivery:
         return Place(
             f"{self.queue.name}:{identity(self.organization_id, self.ordering_key or '')}", self.rank
         )
+
+    def lease(self) -> Lease:
+        """Return the lease that it holds."""
+        return Lease(self.identity, self.token, self.limits)
 
     def fence(self) -> str:
         """Return this delivery's place in the order of the job's deliveries."""

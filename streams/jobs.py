@@ -5,6 +5,7 @@ raises counts as a bug and is retried.
 """
 
 import inspect
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ Ordering = Literal["none", "key"]
 OnRetry = Literal["block", "pass"]
 
 NOTE_CAP = 500
+
+PROVIDER = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 
 class Payload(BaseModel):
@@ -127,6 +130,8 @@ class Handler:
     runs_in: RunsIn
     backoff: Backoff
     cost: int
+    provider: str | None = None
+    """The outside system that it calls; what that one limits, it limits for all its job types."""
     ordering: Ordering = "none"
     on_retry: OnRetry = "block"
 
@@ -148,16 +153,18 @@ def handles(
     runs_in: RunsIn | None = None,
     backoff: Backoff | None = None,
     cost: int = 1,
+    provider: str | None = None,
     ordering: Ordering = "none",
     on_retry: OnRetry = "block",
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler of a job type.
 
     The function takes one `Job[SomePayload]`. `async def` runs in the loop, `def` in a thread, or with
-    `runs_in="process"` in a process that is killed at its timeout. With `ordering="key"` the jobs of one
-    organization with one `orderingKey` run one at a time in the order of publication; while one waits for its
-    next attempt, `on_retry` says whether those behind it wait (`block`) or go on (`pass`). Raises ConfigError
-    when the signature, the queue or the type does not fit.
+    `runs_in="process"` in a process that is killed at its timeout. `provider` names the outside system it calls: its
+    limits hold for all job types that name it, and its 429 stops all of them for a while. With `ordering="key"` the
+    jobs of one organization with one `orderingKey` run one at a time in the order of publication; while one waits
+    for its next attempt, `on_retry` says whether those behind it wait (`block`) or go on (`pass`). Raises ConfigError
+    when the signature, the queue, the type or the provider does not fit.
     """
 
     def register(function: F) -> F:
@@ -179,9 +186,11 @@ def handles(
             )
         if payload in TYPE_OF_PAYLOAD:
             raise ConfigError(f"{payload.__name__} already belongs to {TYPE_OF_PAYLOAD[payload]}")
+        if provider is not None and PROVIDER.fullmatch(provider) is None:
+            raise ConfigError(f"{job_type}: a provider is named like azure-ocr, got {provider!r}")
         HANDLERS[job_type] = Handler(
             job_type, queue, function, payload, timeout, max_attempts, where, backoff or Backoff(), cost,
-            ordering, on_retry,
+            provider, ordering, on_retry,
         )  # fmt: skip
         TYPE_OF_PAYLOAD[payload] = job_type
         return function

@@ -11,6 +11,11 @@ LIFECYCLE_TOPIC = "jobs.lifecycle"
 TRACKING_DEAD_LETTER_TOPIC = "jobs.lifecycle.dlt"
 
 
+OnRedisDown = Literal["closed", "open", "local"]
+"""What a queue does while the ledger cannot answer: wait; go on without leases and limits; or without leases, holding
+each limit at this worker's share of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RateLimit:
     """At most `count` jobs each `per`; `scope` says whether the whole queue or each organization has it."""
@@ -30,7 +35,7 @@ class Queue:
     concurrency: int
     purpose: str
     limit: RateLimit | None = None
-    on_redis_down: Literal["open", "closed"] = "closed"
+    on_redis_down: OnRedisDown = "closed"
 
     @property
     def topic(self) -> str:

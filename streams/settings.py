@@ -12,12 +12,12 @@ from typing import Annotated, Any, Self
 from urllib.parse import quote
 
 from dotenv import load_dotenv
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from streams.durations import Duration
 from streams.errors import ConfigError
-from streams.queues import QUEUES, WORKER_TYPES, Queue, WorkerType
+from streams.queues import QUEUES, WORKER_TYPES, OnRedisDown, Queue, WorkerType
 
 Weight = Annotated[float, Field(ge=0.01, le=100)]
 """An organization's share of the slots, beside 1 for every other."""
@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     stalled_exit: bool = True
     handler_modules: Annotated[tuple[str, ...], NoDecode] = ()
 
+    on_redis_down: Annotated[dict[str, OnRedisDown], NoDecode] = Field(default_factory=dict)
     lease: Duration = timedelta(seconds=30)
     marker_retention: Duration = timedelta(days=7)
     shutdown_grace: Duration = timedelta(seconds=25)
@@ -96,6 +97,18 @@ class Settings(BaseSettings):
             pairs = [pair.partition("=") for pair in weights.split(",") if pair.strip()]
             values["organization_weights"] = {name.strip(): weight for name, _, weight in pairs}
         return values
+
+    @field_validator("on_redis_down", mode="before")
+    @classmethod
+    def _split_policies(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        policies = dict(part.strip().partition(":")[::2] for part in value.split(",") if part.strip())
+        if unknown := policies.keys() - QUEUES.keys():
+            raise ValueError(
+                f"expected queue:policy, such as emails:local, with the name of a queue, got {unknown}"
+            )
+        return policies
 
     @model_validator(mode="after")
     def _durations_fit(self) -> Self:
@@ -148,6 +161,10 @@ class Settings(BaseSettings):
     def weight(self, organization: str) -> float:
         """Return an organization's share of the slots, beside those of the others."""
         return self.organization_weights.get(organization, 1.0)
+
+    def policy(self, queue: Queue) -> OnRedisDown:
+        """Return what a queue does while Redis is away: what ON_REDIS_DOWN says of it, else its own."""
+        return self.on_redis_down.get(queue.name, queue.on_redis_down)
 
     def concurrency(self, queue: Queue) -> int:
         """Return how many jobs of a queue one worker runs at once: CONCURRENCY_<QUEUE>, else WORKER_CONCURRENCY."""

@@ -8,7 +8,7 @@ fence in it tell a repeated delivery from a new one.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_never
@@ -78,6 +78,8 @@ class Settlement:
         unknown_schema_limit: timedelta,
         lost: Callable[[Delivery], None],
         released: Callable[[Delivery], None],
+        freed: Callable[[], None],
+        closed: Collection[str],
     ) -> None:
         self._producer = producer
         self._admission = admission
@@ -89,6 +91,9 @@ class Settlement:
         self._unknown_schema_limit = unknown_schema_limit
         self._lost = lost
         self._released = released
+        self._freed = freed
+        self._closed = closed
+        """Queues whose positions wait for the ledger."""
         self._ended: list[Ended] = []
         self._unmarked: list[Ended] = []
         self._settling: list[Ended] = []
@@ -111,7 +116,7 @@ class Settlement:
         messages, end = self._route(delivery, outcome, attempt, started_at, at)
         # What stepped aside before it was admitted has nothing to tell the ledger: the fence of its snooze will.
         unasked = started_at is None and not delivery.token and not isinstance(outcome, Cancelled)
-        mark = None if unasked else Mark(delivery.identity, delivery.token, end)
+        mark = None if unasked else Mark(delivery.identity, delivery.token, end, delivery.limits)
         ended = Ended(messages, delivery.offsets, delivery.offset, mark, delivery)
         if delivery.ordering_key is not None:
             ended.ordered = delivery
@@ -252,7 +257,9 @@ class Settlement:
 
     def release(self, delivery: Delivery) -> Mark | None:
         """Return the mark that gives the lease of a delivery back unused."""
-        return Mark(delivery.identity, delivery.token, Released()) if delivery.token else None
+        return (
+            Mark(delivery.identity, delivery.token, Released(), delivery.limits) if delivery.token else None
+        )
 
     def note(self, message: Message) -> None:
         """Write an event with the next batch; nothing waits for it."""
@@ -325,7 +332,7 @@ class Settlement:
         if not doubtful:
             return batch
         try:
-            held = await self._admission.renew([(one.identity, one.token) for one in doubtful.values()])
+            held = await self._admission.renew([one.lease() for one in doubtful.values()])
         except AdmissionUnavailable as error:
             log.warning("%d leases may be lost, which cannot be told: %s", len(doubtful), error)
             return batch
@@ -353,13 +360,14 @@ class Settlement:
             waiting = [
                 one
                 for one in batch
-                if (delivery := one.delivery or one.ordered) and delivery.queue.on_redis_down == "closed"
+                if (delivery := one.delivery or one.ordered) and delivery.queue.name in self._closed
             ]
             if waiting:
                 if not self._unmarked:
                     log.warning("outcomes wait for the ledger: %s", error)
                 asyncio.get_running_loop().call_later(LEDGER_RETRY.total_seconds(), self._wake.set)
             return waiting
+        self._freed()
         for ended, held in zip(marked, kept, strict=True):
             if not held and ended.mark:
                 log.warning("the lease of %s was lost before it ended", ended.mark.identity)

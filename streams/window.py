@@ -72,8 +72,6 @@ class Window:
         self._turns.weigh(self._weights)
         self._flooding = sum(one.weight for one in self._lanes.values() if one.away)
 
-    # -- in ---------------------------------------------------------------------------------------------
-
     def offer(self, delivery: Delivery, now: datetime) -> datetime | None:
         """Add a delivery and return None, or return when it should come again, for there is no room for it now.
 
@@ -93,11 +91,7 @@ class Window:
     def add(self, delivery: Delivery) -> None:
         """Put a delivery at the end of its organization's lane, or in its place in the line of its ordering key."""
         lane = self._lanes.get(delivery.organization_id) or self._lane(delivery)
-        size = len(delivery.value)
-        lane.records += 1
-        lane.bytes += size
-        self.records += 1
-        self.bytes += size
+        self._count(lane, delivery, 1)
         if delivery.ordering_key is None:
             level = lane.levels.get(delivery.priority)
             if level is None:
@@ -115,8 +109,6 @@ class Window:
         """Note that a delivery goes elsewhere that is not in the window: its line waits until it is `released`."""
         if delivery.ordering_key is not None:
             self._line(delivery).busy.add(delivery)
-
-    # -- out --------------------------------------------------------------------------------------------
 
     def next(self, limit: int, now: datetime) -> list[Delivery]:
         """Take up to `limit` deliveries out of the window, each time of the lane that has used least."""
@@ -156,8 +148,6 @@ class Window:
         line = self._line(delivery)
         line.busy.discard(delivery)
         self._offer(self._lane(delivery), line)
-
-    # -- not yet ----------------------------------------------------------------------------------------
 
     def put_back(self, deliveries: Iterable[Delivery]) -> None:
         """Return deliveries that were taken and may not run yet to the heads of their lanes, in their order.
@@ -210,6 +200,15 @@ class Window:
         self._pause = pause.total_seconds()
         self._held_until = max(until, self._held_until or until)
 
+    def reopen(self) -> None:
+        """Hold neither the whole nor a lane any longer; single deliveries, and what is behind others, stay held."""
+        self._held_until = None
+        for _, _, woken in self._waking:
+            if isinstance(woken, Lane) and woken.until is not None:
+                woken.until = None
+                self._enter(woken)
+                self._turns.rest(woken)
+
     def wakes_at(self) -> datetime | None:
         """Return when something held is released next, or None when nothing is held."""
         while self._waking and self._waking[0][2].until != self._waking[0][0]:
@@ -223,8 +222,6 @@ class Window:
         """Return whether `next` would take anything."""
         self._release(now)
         return self._held_until is None and self._turns.top() is not None
-
-    # -- elsewhere --------------------------------------------------------------------------------------
 
     def step_aside(
         self, held_up: Iterable[PartitionOffsets], far: Iterable[PartitionOffsets], now: datetime
@@ -289,8 +286,6 @@ class Window:
             self._turns.leave(lane)
         return removed
 
-    # -- lanes and lines --------------------------------------------------------------------------------
-
     def _lane(self, delivery: Delivery) -> Lane:
         return self._lane_of(delivery.organization_id if self._fair else "")
 
@@ -337,7 +332,7 @@ class Window:
 
     def _enter(self, lane: Lane) -> None:
         """Let a lane be served, unless it is held or has nothing to take."""
-        if lane.until is None and lane.levels:
+        if lane.until is None and lane.turn is None and lane.levels:
             lane.weight = self._weights(lane.organization)
             self._turns.enter(lane)
 
@@ -370,8 +365,6 @@ class Window:
             self._requeue(lane, delivery)
             if lane.turn is None:
                 self._enter(lane)
-
-    # -- shares -----------------------------------------------------------------------------------------
 
     def _crowds(self, lane: Lane) -> bool:
         """Return whether a lane holds as much of the window as is free, times its weight."""

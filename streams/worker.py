@@ -15,18 +15,22 @@ import psutil
 
 from ratelimit import Admission, AdmissionUnavailable, Mark
 from ratelimit.control import Control, Listener
+from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
 from streams.cancellation import Cancellations
 from streams.clock import Clock
 from streams.delivery import Record
 from streams.execution import Execution
 from streams.lifecycle import Lifecycle
+from streams.limits import DeliveryLimits
+from streams.live import LiveWorkers
 from streams.offsets import PartitionOffsets
-from streams.pipeline import WATCHED_FROM, Pipeline
+from streams.pipeline import Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
 from streams.quarantine import Quarantine
 from streams.queues import WorkerType, queues_of
+from streams.runs import WATCHED_FROM
 from streams.settings import Settings
 from streams.settle import Settlement
 from streams.window import Window
@@ -77,6 +81,9 @@ class Worker:
         self._hears = True
         self._clock_is_wrong = False
         self.cancellations = Cancellations()
+        self.limits = DeliveryLimits()
+        self._live = LiveWorkers(worker_type, settings.worker_id, admission)
+        self._local = LocalLimits(clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
         self._settlement = Settlement(
@@ -90,6 +97,8 @@ class Worker:
             unknown_schema_limit=settings.unknown_schema_limit,
             lost=lambda delivery: self.pipelines[delivery.queue.topic].ask_again(delivery),
             released=lambda delivery: self.pipelines[delivery.queue.topic].released(delivery),
+            freed=self._place_freed,
+            closed={one.name for one in queues_of(worker_type) if settings.policy(one) == "closed"},
         )
         quarantine = Quarantine()
         self.pipelines = {
@@ -108,6 +117,9 @@ class Worker:
                     fair=settings.fair_lanes,
                 ),
                 cancellations=self.cancellations,
+                limits=self.limits,
+                local=self._refuses,
+                on_redis_down=settings.policy(queue),
                 quarantine=quarantine,
                 concurrency=settings.concurrency(queue),
                 lease=settings.lease,
@@ -133,11 +145,13 @@ class Worker:
         """Begin to run what is handed in."""
         for pipeline in self.pipelines.values():
             self._admitting.append(self._duty(pipeline.admit(), f"admit {pipeline.queue.name}"))
-            self._duty(pipeline.runners(), f"run {pipeline.queue.name}")
+            self._duty(pipeline.runs.run(), f"run {pipeline.queue.name}")
             self._duty(pipeline.unbegun.run(), f"cancel {pipeline.queue.name}")
         self._duty(self._settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
+        self._duty(self._live.run(), "say it lives")
+        self._duty(self.limits.pushing(self._admission), "push limits")
         if self._listener is not None:
             self._duty(self._listen(), "listen")
         self._duty(self._keep_house(), "keep house")
@@ -152,6 +166,19 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
             log.critical("%r ended by %r", task.get_name(), error, exc_info=error)
             self.failure.set_result(error)
+
+    def _refuses(self) -> Refuses:
+        """Return what refuses jobs beyond this worker's share of limits, while Redis is away."""
+        running = [
+            (one.identity, one.limits)
+            for pipeline in self.pipelines.values()
+            for one in pipeline.runs.unfinished()
+        ]
+        return self._local.beside(running, self._live.sharing)
+
+    def _place_freed(self) -> None:
+        for pipeline in self.pipelines.values():
+            pipeline.place_freed()
 
     # -- records in, positions out ----------------------------------------------------------------------
 
@@ -216,7 +243,7 @@ class Worker:
         try:
             async with asyncio.timeout(grace.total_seconds()):
                 for pipeline in self.pipelines.values():
-                    await pipeline.idle()
+                    await pipeline.runs.idle()
                 await self._settlement.settled()
         except TimeoutError:
             log.info("jobs that run on keep their leases; whoever reads them again waits for those")
@@ -224,7 +251,7 @@ class Worker:
     def forget(self) -> None:
         """Stop tracking every partition; what still runs settles in the ledger only, unless that one comes back."""
         for pipeline in self.pipelines.values():
-            pipeline.part()
+            pipeline.runs.part()
         self._offsets.clear()
 
     # -- leaving ----------------------------------------------------------------------------------------
@@ -237,7 +264,7 @@ class Worker:
 
     async def close(self) -> None:
         """End what still runs, give its leases back, and let go of everything shared."""
-        left = [one for pipeline in self.pipelines.values() for one in pipeline.unfinished()]
+        left = [one for pipeline in self.pipelines.values() for one in pipeline.runs.unfinished()]
         for task in self._duties:
             task.cancel()
         if self._duties:
@@ -245,10 +272,11 @@ class Worker:
         await self._execution.close()
         # Neither a thread nor a handler that will not be cancelled ends before the process does: their leases
         # must outlive them.
-        running = {one for pipeline in self.pipelines.values() for one in pipeline.unfinished()}
+        running = {one for pipeline in self.pipelines.values() for one in pipeline.runs.unfinished()}
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
         marks = [self._settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
+        await self._live.leave()
         await self._admission.close()
         if self._control is not None:
             await self._control.close()
@@ -269,7 +297,7 @@ class Worker:
             await asyncio.sleep(FLUSH.total_seconds())
             self._execution.cancel_overdue()
             for pipeline in self.pipelines.values():
-                pipeline.tell()
+                pipeline.runs.tell()
             self._make_way()
 
     def _make_way(self) -> None:
@@ -295,6 +323,9 @@ class Worker:
         if self.cancellations.hear(news, self.clock()):
             for pipeline in self.pipelines.values():
                 pipeline.cancel()
+        if self.limits.hear(news):
+            for pipeline in self.pipelines.values():
+                pipeline.limits_changed()
 
     async def set_clock(self) -> None:
         """Put the worker's clock right by that of Redis; while that cannot be asked, it goes on as it was."""
@@ -316,13 +347,13 @@ class Worker:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
-            running = [one for pipeline in self.pipelines.values() for one in pipeline.leased()]
+            running = [one for pipeline in self.pipelines.values() for one in pipeline.runs.leased()]
             leased = running + self._settlement.leased()
             if not leased:
                 continue
             until = time.monotonic() + self._settings.lease.total_seconds()
             try:
-                held = await self._admission.renew([(one.identity, one.token) for one in leased])
+                held = await self._admission.renew([one.lease() for one in leased])
             except AdmissionUnavailable as error:
                 log.warning("%d leases were not renewed: %s", len(leased), error)
                 continue
@@ -331,7 +362,7 @@ class Worker:
                     delivery.leased_until = until
             # What has ended in the meantime needs its lease no more.
             for delivery in (one for one, kept in zip(running, held, strict=False) if not kept):
-                if self.pipelines[delivery.queue.topic].lose(delivery):
+                if self.pipelines[delivery.queue.topic].runs.lose(delivery):
                     log.warning("the lease of %s was lost to another worker", delivery.identity)
 
     async def _keep_house(self) -> None:

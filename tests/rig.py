@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from confluent_kafka import KafkaError
 
-from ratelimit import AdmissionUnavailable, Answer, Candidate, Mark
+from ratelimit import AdmissionUnavailable, Answer, Candidate, Lease, Mark
 from ratelimit.control import ModelControl, Said
 from ratelimit.model import ModelAdmission
 from schemas import Codec, files
@@ -112,6 +112,7 @@ class Ledger(ModelAdmission):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.down = False
+        self.refuses_pushes = False
         self.marks: list[Mark] = []
         self.asked = 0
 
@@ -125,9 +126,14 @@ class Ledger(ModelAdmission):
         self.marks += marks
         return await super().settle(marks)
 
-    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
+    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         self._check()
         return await super().renew(leases)
+
+    async def push(self, gate: str, wait: timedelta) -> None:
+        if self.refuses_pushes:
+            raise AdmissionUnavailable("read-only for the test")
+        await super().push(gate, wait)
 
     def _check(self) -> None:
         if self.down:

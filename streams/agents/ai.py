@@ -130,7 +130,7 @@ class CashFlowPrediction(Result):
     forecast_uri: str
 
 
-@handles(AI, "ai.analyze_financials", timeout=timedelta(minutes=3))
+@handles(AI, "ai.analyze_financials", timeout=timedelta(minutes=3), provider="ai")
 def analyze_financials(job: Job[AnalyzeFinancials]) -> FinancialAnalysis:
     """Compute the figures and put them into words."""
     records = _records(job.organization_id, job.payload.transactions, job.payload.transactions_uri)
@@ -140,7 +140,7 @@ def analyze_financials(job: Job[AnalyzeFinancials]) -> FinancialAnalysis:
     )
 
 
-@handles(AI, "ai.predict_cash_flow", timeout=timedelta(minutes=3))
+@handles(AI, "ai.predict_cash_flow", timeout=timedelta(minutes=3), provider="ai")
 def predict_cash_flow(job: Job[PredictCashFlow]) -> CashFlowPrediction:
     """Forecast the balance of every day up to the horizon, with its interval."""
     payload = job.payload

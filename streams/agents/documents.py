@@ -50,7 +50,7 @@ class ClassificationResult(Result):
     vendor: str | None = None
 
 
-@handles(DOCUMENTS, "document.ocr", timeout=timedelta(minutes=10), runs_in="process")
+@handles(DOCUMENTS, "document.ocr", timeout=timedelta(minutes=10), runs_in="process", provider="ocr")
 def ocr_document(job: Job[OcrDocument]) -> OcrResult:
     """Write the document's text to an artifact, pages separated by form feeds."""
     document = artifacts().read(job.organization_id, job.payload.document_uri, max_bytes=MAX_BYTES)
@@ -67,7 +67,7 @@ def ocr_document(job: Job[OcrDocument]) -> OcrResult:
     )
 
 
-@handles(DOCUMENTS, "document.classify", timeout=timedelta(minutes=2))
+@handles(DOCUMENTS, "document.classify", timeout=timedelta(minutes=2), provider="ai")
 def classify_document(job: Job[ClassifyDocument]) -> ClassificationResult:
     """Classify a text that `document.ocr` wrote."""
     text = (

@@ -53,7 +53,7 @@ class EmailSent(Result):
     deferred: int = 0
 
 
-@handles(EMAILS, "email.send", timeout=timedelta(seconds=30), max_attempts=5)
+@handles(EMAILS, "email.send", timeout=timedelta(seconds=30), max_attempts=5, provider="mail")
 async def send_email(job: Job[SendEmail]) -> EmailSent:
     """Fill the template and hand the message to the mail provider.
 

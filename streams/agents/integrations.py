@@ -47,7 +47,9 @@ class RecordsSynced(Result):
     up_to: datetime | None
 
 
-@handles(INTEGRATIONS, "quickbooks.sync", timeout=timedelta(minutes=10), max_attempts=6)
+@handles(
+    INTEGRATIONS, "quickbooks.sync", timeout=timedelta(minutes=10), max_attempts=6, provider="quickbooks"
+)
 def sync_quickbooks(job: Job[SyncQuickBooks]) -> RecordsSynced:
     """Copy the records of one QuickBooks entity that changed since the last time."""
     wanted = job.payload
@@ -56,7 +58,7 @@ def sync_quickbooks(job: Job[SyncQuickBooks]) -> RecordsSynced:
         return _result(synchronise(source, store, wanted.entity, stopped=lambda: job.cancelled))
 
 
-@handles(INTEGRATIONS, "stripe.sync", timeout=timedelta(minutes=10), max_attempts=6)
+@handles(INTEGRATIONS, "stripe.sync", timeout=timedelta(minutes=10), max_attempts=6, provider="stripe")
 def sync_stripe(job: Job[SyncStripe]) -> RecordsSynced:
     """Copy the records of one Stripe collection that changed since the last time."""
     wanted = job.payload

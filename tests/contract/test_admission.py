@@ -1,20 +1,14 @@
 """What admission promises, over the model and over Redis."""
 
-import secrets
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from redis.asyncio import Redis
 
-import devstack
 from ratelimit import (
-    Admission,
-    Answer,
     Candidate,
     Done,
     Duplicate,
+    Lease,
     Leased,
     Limit,
     Limited,
@@ -24,77 +18,8 @@ from ratelimit import (
     Waiting,
     fence,
 )
-from ratelimit.model import ModelAdmission
-from ratelimit.redis import BATCH_MAX, RedisAdmission
-
-LEASE = timedelta(seconds=30)
-MICROSECOND = timedelta(microseconds=1)
-HOUR = timedelta(hours=1)
-FIRST, SECOND, THIRD = fence("", 1, 0), fence("", 2, 0), fence("", 3, 0)
-
-
-@dataclass
-class Clock:
-    """A clock that stands still until told."""
-
-    now: datetime = datetime(2026, 4, 15, 12, 0, 0, 123_000, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, by: timedelta) -> None:
-        self.now += by
-
-
-@dataclass
-class Subject:
-    """One implementation, its clock, and the means to empty it."""
-
-    admission: Admission
-    clock: Clock
-    redis: Redis | None = None
-    prefix: str = ""
-
-    async def flush(self) -> None:
-        if isinstance(self.admission, ModelAdmission):
-            self.admission.flush()
-        if self.redis is not None:
-            async for key in self.redis.scan_iter(match=f"{{{self.prefix}}}:*", count=1_000):
-                await self.redis.delete(key)
-
-    async def ask(self, job: str, at: str = FIRST, *limits: Limit, cost: int = 1) -> Answer:
-        [answer] = await self.admission.admit([Candidate(job, at, limits, cost)])
-        return answer
-
-    async def run(self, job: str, at: str = FIRST, *limits: Limit) -> Run:
-        answer = await self.ask(job, at, *limits)
-        assert isinstance(answer, Run)
-        return answer
-
-    async def settle(self, job: str, run: Run, end: Done | Waiting | Released) -> bool:
-        [written] = await self.admission.settle([Mark(job, run.token, end)])
-        return written
-
-    async def renew(self, job: str, run: Run) -> bool:
-        [extended] = await self.admission.renew([(job, run.token)])
-        return extended
-
-
-@pytest.fixture(params=["model", pytest.param("redis", marks=pytest.mark.stack)])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    clock = Clock()
-    if request.param == "model":
-        yield Subject(ModelAdmission(lease=LEASE, clock=clock), clock)
-        return
-    stack: devstack.Stack = request.getfixturevalue("stack")
-    prefix = f"test-{secrets.token_hex(6)}"
-    redis = Redis.from_url(stack.redis)
-    admission = RedisAdmission.from_url(stack.redis, prefix=prefix, lease=LEASE, clock=clock)
-    subject = Subject(admission, clock, redis, prefix)
-    yield subject
-    await subject.flush()
-    await admission.close()
-    await redis.aclose()
+from ratelimit.redis import BATCH_MAX
+from tests.admission import FIRST, HOUR, LEASE, MICROSECOND, SECOND, THIRD, Subject
 
 
 async def test_a_job_runs_once_at_a_time(subject: Subject) -> None:
@@ -357,6 +282,10 @@ async def test_a_limit_that_is_raised_frees_at_once(subject: Subject) -> None:
     await subject.run("acme:1", FIRST, slow)
     await subject.run("acme:2", FIRST, slow)
     assert await subject.ask("acme:3", FIRST, quick) == Limited(timedelta(minutes=1), "queue:emails")
+    subject.clock.advance(timedelta(minutes=1) - MICROSECOND)
+    assert await subject.ask("acme:3", FIRST, quick) == Limited(MICROSECOND, "queue:emails")
+    subject.clock.advance(MICROSECOND)
+    await subject.run("acme:3", FIRST, quick)
 
 
 async def test_a_clock_that_goes_back_delays_by_no_more_than_the_burst(subject: Subject) -> None:
@@ -364,6 +293,8 @@ async def test_a_clock_that_goes_back_delays_by_no_more_than_the_burst(subject: 
     await subject.run("acme:1", FIRST, limit)
     subject.clock.advance(timedelta(days=-2))
     assert await subject.ask("acme:2", FIRST, limit) == Limited(HOUR / 2, "queue:emails")
+    subject.clock.advance(HOUR / 2)
+    await subject.run("acme:2", FIRST, limit)
 
 
 async def test_a_batch_longer_than_a_round_trip_is_answered_in_order(subject: Subject) -> None:
@@ -379,7 +310,7 @@ async def test_a_batch_longer_than_a_round_trip_is_answered_in_order(subject: Su
         False
     ]
     assert await subject.admission.completed(jobs) == [True] * fits + [False] * left
-    assert await subject.admission.renew([(job, "nobody") for job in jobs[:fits]]) == [False] * fits
+    assert await subject.admission.renew([Lease(job, "nobody") for job in jobs[:fits]]) == [False] * fits
 
 
 async def test_an_empty_batch_has_no_answers(subject: Subject) -> None:

@@ -13,38 +13,69 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from redis.asyncio import Redis
 
 import devstack
-from ratelimit import Answer, Candidate, Done, Duplicate, Limit, Limited, Mark, Released, Run, Waiting, fence
+from ratelimit import (
+    Answer,
+    Candidate,
+    Concurrency,
+    Done,
+    Duplicate,
+    Gate,
+    Lease,
+    Limit,
+    Limited,
+    Limits,
+    Mark,
+    Released,
+    Run,
+    Waiting,
+    fence,
+)
+from ratelimit.admission import EPOCH
 from ratelimit.model import ModelAdmission
 from ratelimit.redis import RedisAdmission
 
 LEASE = timedelta(seconds=30)
 HOUR = timedelta(hours=1)
 # An hour between any two: Redis forgets a whole limit by its own clock, which must not pass within an example.
-LIMITS = (
-    Limit("queue", 2, 2 * HOUR),
-    Limit("organization", 7, 50 * HOUR, burst=3),
-    Limit("organization", 1, 3 * HOUR, burst=2),
-    Limit("provider", 3, 10 * HOUR, burst=5),
-)
+RATES = {
+    "queue": [Limit("queue", 2, 2 * HOUR), Limit("queue", 9, 20 * HOUR, burst=3)],
+    "organization": [
+        Limit("organization", 7, 50 * HOUR, burst=3),
+        Limit("organization", 1, 3 * HOUR, burst=2),
+    ],
+    "provider": [Limit("provider", 3, 10 * HOUR, burst=5)],
+}
+PLACES = {
+    "running queue": [Concurrency("running queue", 2), Concurrency("running queue", 1)],
+    "running organization": [Concurrency("running organization", 1), Concurrency("running organization", 3)],
+}
+GATE = Gate("gate")
+NAMES = [*RATES, *PLACES, "gate"]
 DELIVERIES = [(replay, attempt) for replay in ("", "0190") for attempt in (1, 2, 3)]
 
-jobs = st.sampled_from(["acme:1", "acme:2", "globex:1"])
+JOBS = ["acme:1", "acme:2", "acme:3", "globex:1"]
+jobs = st.sampled_from(JOBS)
 fences = st.sampled_from(
     [fence(replay, attempt, 0) + end for replay, attempt in DELIVERIES for end in ("", "~")]
 )
 ends = st.one_of(st.just(Done()), st.builds(Waiting, fences), st.just(Released()))
-limits_of_a_job = st.lists(st.sampled_from(LIMITS), max_size=3, unique_by=lambda limit: limit.name).map(tuple)
-candidates = st.builds(Candidate, jobs, fences, limits_of_a_job, st.integers(1, 2))
-steps = st.sampled_from([timedelta(microseconds=1), timedelta(milliseconds=999), LEASE, HOUR / 2, 3 * HOUR])
+names_of_a_job = st.lists(st.sampled_from(NAMES + list(PLACES) * 3), max_size=4, unique=True)
+questions = st.lists(st.tuples(jobs, fences, names_of_a_job, st.integers(1, 2)), min_size=1, max_size=6)
+steps = st.sampled_from(
+    [timedelta(microseconds=1), timedelta(milliseconds=999), LEASE / 3, LEASE, HOUR / 2, 3 * HOUR]
+)
 
 
 @dataclass
-class Lease:
+class Granted:
     """One granted lease under the tokens of both, and what this test believes of it."""
 
     job: str
     tokens: tuple[str, str]
     until: datetime
+    limits: Limits = ()
+    granted_at: int = 0
+    """The number of the question that it answered."""
     open: bool = True
 
 
@@ -54,7 +85,7 @@ class Belief:
 
     done: bool = False
     fence: str = ""
-    lease: Lease | None = None
+    lease: Granted | None = None
 
 
 @dataclass
@@ -63,10 +94,15 @@ class Twins:
 
     url: str
     now: datetime = datetime(2026, 4, 15, 12, 0, 0, 123_456, tzinfo=UTC)
+    now_limits: dict[str, Limit | Concurrency | Gate] = field(default_factory=dict)
+    """The numbers that each limit has at this time."""
+    asked: int = 0
+    shut_until: datetime = EPOCH
     beliefs: dict[str, Belief] = field(default_factory=dict)
-    leases: list[Lease] = field(default_factory=list)
+    leases: list[Granted] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.now_limits = {name: kinds[0] for name, kinds in (RATES | PLACES).items()} | {"gate": GATE}
         prefix = f"test-{secrets.token_hex(6)}"
         self.pattern = f"{{{prefix}}}:*"
         self.redis = Redis.from_url(self.url)
@@ -78,13 +114,51 @@ class Twins:
         async for key in self.redis.scan_iter(match=self.pattern):
             await self.redis.delete(key)
         self.beliefs.clear()
+        self.shut_until = self.now
 
     async def close(self) -> None:
         await self.flush()
         await self.real.close()
         await self.redis.aclose()
 
+    async def ask(self, questions: list[tuple[str, str, list[str], int]]) -> None:
+        """Ask for jobs under the numbers that their limits have now."""
+        batch = []
+        for job, at, names, cost in questions:
+            limits = tuple(self.now_limits[name] for name in names)
+            most = min([one.capacity for one in limits if isinstance(one, Limit)], default=cost)
+            batch.append(Candidate(job, at, limits, min(cost, most)))
+        await self.admit(batch)
+        self._nobody_has_too_much(batch)
+
+    def _nobody_has_too_much(self, batch: list[Candidate]) -> None:
+        """Fail when more jobs of this batch were let in than the numbers of a concurrency allow."""
+        for limit in self.now_limits.values():
+            if isinstance(limit, Concurrency):
+                holders = [
+                    one.lease
+                    for one in self.beliefs.values()
+                    if one.lease
+                    and one.lease.open
+                    and one.lease.until > self.now
+                    and limit.name in _names(one.lease)
+                ]
+                admitted = {one.identity for one in batch} & {one.job for one in holders}
+                new = [one for one in holders if one.job in admitted and one.granted_at == self.asked]
+                assert len(holders) <= limit.most or not new, "too many run at a time"
+
+    async def push(self, wait: timedelta) -> None:
+        await self.model.push(GATE.name, wait)
+        await self.real.push(GATE.name, wait)
+        self.shut_until = max(self.shut_until, self.now + wait)
+
+    async def lift(self) -> None:
+        await self.model.lift(GATE.name)
+        await self.real.lift(GATE.name)
+        self.shut_until = self.now
+
     async def admit(self, batch: list[Candidate]) -> None:
+        self.asked += 1
         expected, answers = await self.model.admit(batch), await self.real.admit(batch)
         for candidate, ours, theirs in zip(batch, expected, answers, strict=True):
             if isinstance(ours, Run) and isinstance(theirs, Run):
@@ -99,17 +173,24 @@ class Twins:
         if isinstance(ours, Limited):
             assert ours.retry_after > timedelta(0)
         if isinstance(ours, Run) and isinstance(theirs, Run):
+            assert GATE not in candidate.limits or self.shut_until <= self.now, "let in through a shut gate"
             held = belief.lease is not None and belief.lease.open and belief.lease.until > self.now
             assert not held, "two hold one job"
             self.beliefs[candidate.identity] = belief
             belief.fence = candidate.fence
-            belief.lease = Lease(candidate.identity, (ours.token, theirs.token), self._lease_ends())
+            belief.lease = Granted(
+                candidate.identity,
+                (ours.token, theirs.token),
+                self._lease_ends(),
+                candidate.limits,
+                self.asked,
+            )
             self.leases.append(belief.lease)
 
-    async def settle(self, lease: Lease, end: Done | Waiting | Released) -> None:
+    async def settle(self, lease: Granted, end: Done | Waiting | Released) -> None:
         belief = self.beliefs.get(lease.job)
-        [ours] = await self.model.settle([Mark(lease.job, lease.tokens[0], end)])
-        [theirs] = await self.real.settle([Mark(lease.job, lease.tokens[1], end)])
+        [ours] = await self.model.settle([Mark(lease.job, lease.tokens[0], end, lease.limits)])
+        [theirs] = await self.real.settle([Mark(lease.job, lease.tokens[1], end, lease.limits)])
         assert ours == theirs
         if belief is None:  # flushed: nobody holds the job, so the mark counts
             assert ours
@@ -123,9 +204,9 @@ class Twins:
             belief.fence = max(belief.fence, end.fence if isinstance(end, Waiting) else "")
         lease.open = False
 
-    async def renew(self, lease: Lease) -> None:
-        [ours] = await self.model.renew([(lease.job, lease.tokens[0])])
-        [theirs] = await self.real.renew([(lease.job, lease.tokens[1])])
+    async def renew(self, lease: Granted) -> None:
+        [ours] = await self.model.renew([Lease(lease.job, lease.tokens[0], lease.limits)])
+        [theirs] = await self.real.renew([Lease(lease.job, lease.tokens[1], lease.limits)])
         assert ours == theirs
         belief = self.beliefs.get(lease.job)
         if belief is None:
@@ -136,13 +217,17 @@ class Twins:
             lease.until = self._lease_ends()
 
     async def completed(self) -> None:
-        names = ["acme:1", "acme:2", "globex:1"]
+        names = JOBS
         answers = await self.real.completed(names)
         assert answers == await self.model.completed(names)
         assert answers == [name in self.beliefs and self.beliefs[name].done for name in names]
 
     def _lease_ends(self) -> datetime:
         return self.now.replace(microsecond=self.now.microsecond // 1000 * 1000) + LEASE
+
+
+def _names(lease: Granted) -> list[str]:
+    return [limit.name for limit in lease.limits]
 
 
 class ModelAgainstRedis(RuleBasedStateMachine):
@@ -159,9 +244,21 @@ class ModelAgainstRedis(RuleBasedStateMachine):
         self.runner.run(self.twins.close())
         self.runner.close()
 
-    @rule(batch=st.lists(candidates, min_size=1, max_size=6))
-    def admit(self, batch: list[Candidate]) -> None:
-        self.runner.run(self.twins.admit(batch))
+    @rule(questions=questions)
+    def admit(self, questions: list[tuple[str, str, list[str], int]]) -> None:
+        self.runner.run(self.twins.ask(questions))
+
+    @rule(limit=st.sampled_from([one for kinds in (RATES | PLACES).values() for one in kinds]))
+    def change(self, limit: Limit | Concurrency) -> None:
+        self.twins.now_limits[limit.name] = limit
+
+    @rule(wait=steps)
+    def push(self, wait: timedelta) -> None:
+        self.runner.run(self.twins.push(wait))
+
+    @rule()
+    def lift(self) -> None:
+        self.runner.run(self.twins.lift())
 
     @rule(data=st.data(), end=ends)
     def settle(self, data: st.DataObject, end: Done | Waiting | Released) -> None:

@@ -56,7 +56,7 @@ class Subject:
         return Listener(self.control, clock=self.clock)
 
 
-PARTS = ("versions", "values", "ends")
+PARTS = ("versions", "values", "ends", "changes")
 
 
 @pytest.fixture(params=["model", pytest.param("redis", marks=pytest.mark.stack)])
@@ -193,3 +193,19 @@ async def test_without_a_clock_it_goes_by_that_of_redis(stack: devstack.Stack) -
     await control.close()
     async with Redis.from_url(stack.redis) as redis:
         await redis.delete(*[f"{{{prefix}}}:control:{part}" for part in PARTS])
+
+
+async def test_what_somebody_changed_is_kept_with_what_it_was(subject: Subject) -> None:
+    await subject.control.say({"quiet": "1"}, None)
+    await subject.control.say({"quiet": "2", "a": "1"}, None, by="ana")
+    subject.clock.now += timedelta(seconds=1)
+    await subject.control.say({"a": None, "b": "x y"}, DAY, by="bo")
+    changes = await subject.control.changes(10)
+    assert [(one.by, one.name, one.was, one.now) for one in changes] == [
+        ("ana", "quiet", "1", "2"),
+        ("ana", "a", None, "1"),
+        ("bo", "a", "1", None),
+        ("bo", "b", None, "x y"),
+    ]
+    assert [one.at for one in changes[1:3]] == [subject.clock.now - timedelta(seconds=1), subject.clock.now]
+    assert await subject.control.changes(1) == changes[-1:]

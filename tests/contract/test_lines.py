@@ -6,9 +6,7 @@ import pytest
 
 from ratelimit import Done, Place, Released, Waiting
 from ratelimit.redis import BATCH_MAX
-from tests.contract.test_admission import FIRST, SECOND, Subject, subject
-
-__all__ = ["subject"]
+from tests.admission import FIRST, SECOND, Subject
 
 MINUTE = timedelta(minutes=1)
 

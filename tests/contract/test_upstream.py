@@ -75,14 +75,14 @@ async def test_what_was_given_up_before_it_began_runs_when_its_partition_comes_b
         rig.ledger.down = True
         pipeline = rig.worker.pipelines[CRITICAL.topic]
         # Those that just ended let as many be admitted ahead of a free slot.
-        pipeline._finished = 10
+        pipeline.runs._finished = 10
         given = [rig.record(Alert(number=number), job_id=f"job-{number}") for number in range(6)]
         records = [
             Read(CRITICAL.topic, 0, offset, b"acme", value, list(headers.items()))
             for offset, (_, value, headers) in enumerate(given)
         ]
         rig.worker.take(here, records)
-        await eventually(lambda: len(pipeline.unfinished()) == 6, "all are admitted")
+        await eventually(lambda: len(pipeline.runs.unfinished()) == 6, "all are admitted")
         await rig.worker.hand_over(SECOND / 100)
         rig.worker.forget()
         rig.worker.assign([here])
@@ -92,10 +92,6 @@ async def test_what_was_given_up_before_it_began_runs_when_its_partition_comes_b
         assert sorted(runs) == [f"job-{number}" for number in range(6)], "each ran once"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Pipeline.admit sleeps on while slots are free: nothing wakes it when the runners take what was ready",
-)
 @pytest.mark.usefixtures("no_handlers")
 async def test_what_arrives_while_admission_is_asked_takes_the_slots_that_are_free() -> None:
     """parallel-consumer #857, for a moment: records in the window waited though there was room to run them."""

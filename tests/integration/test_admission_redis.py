@@ -19,6 +19,7 @@ from ratelimit import (
     AdmissionUnavailable,
     Candidate,
     Done,
+    Lease,
     Leased,
     Limit,
     Limited,
@@ -237,7 +238,7 @@ async def test_a_connection_cut_after_the_script_ran_is_bridged(
     [again] = await through.admit([Candidate("acme:1", SECOND)])
     assert isinstance(again, Run)
     proxy.cut_next = True
-    assert await through.renew([("acme:1", again.token)]) == [True]
+    assert await through.renew([Lease("acme:1", again.token)]) == [True]
 
 
 async def test_a_mark_whose_answer_was_lost_is_true_again(through: RedisAdmission, proxy: Proxy) -> None:
@@ -269,7 +270,7 @@ async def test_a_frozen_server_is_told_in_time_and_used_when_it_is_back(
         for ask in (
             lambda: admission.admit([Candidate("acme:1", FIRST)]),
             lambda: admission.settle([Mark("acme:1", "token", Done())]),
-            lambda: admission.renew([("acme:1", "token")]),
+            lambda: admission.renew([Lease("acme:1", "token")]),
             lambda: admission.completed(["acme:1"]),
         ):
             started = time.monotonic()
@@ -302,7 +303,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again(
             [run] = await admission.admit([Candidate(f"acme:{number}", FIRST)])
             assert isinstance(run, Run)
             await redis.script_flush()
-            assert await admission.renew([(f"acme:{number}", run.token)]) == [True]
+            assert await admission.renew([Lease(f"acme:{number}", run.token)]) == [True]
             await redis.script_flush()
             assert await admission.settle([Mark(f"acme:{number}", run.token, Done())]) == [True]
             await redis.script_flush()
@@ -342,7 +343,7 @@ async def test_a_server_busy_with_a_script_is_unavailable(admission: RedisAdmiss
 
         async def is_unavailable() -> bool:
             try:
-                await admission.renew([("acme:1", "token")])
+                await admission.renew([Lease("acme:1", "token")])
             except AdmissionUnavailable as error:
                 return "BUSY" in str(error)
             return False
@@ -359,9 +360,9 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
     async with Redis.from_url(server.url) as redis:
         await redis.execute_command(  # type: ignore[no-untyped-call]
             "ACL", "SETUSER", "worker", "on", ">s3:cr/et", "~{streams}:*", "resetchannels",
-            "-@all", "+evalsha", "+eval", "+mget", "+set", "+time", "+ping", "+select", "+hello", "+client|setinfo",
-            "+zadd", "+zrange", "+zrangebyscore", "+zrevrange", "+zrem", "+hset", "+hmget", "+hdel",
-            "+get", "+zremrangebyscore", "+pexpire",
+            "-@all", "+evalsha", "+eval", "+get", "+mget", "+set", "+del", "+time", "+ping", "+select", "+hello",
+            "+client|setinfo", "+zadd", "+zrem", "+zcard", "+zrange", "+zremrangebyscore", "+pexpire",
+            "+zrangebyscore", "+zrevrange", "+hset", "+hget", "+hmget", "+hdel", "+xadd", "+xrevrange",
         )  # fmt: skip
         url = (
             f"redis://worker:s3%3Acr%2Fet@127.0.0.1:{server.port}/5"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from ratelimit import AdmissionUnavailable, Answer, Candidate, Mark, Place, Released, Run
+from ratelimit import AdmissionUnavailable, Answer, Candidate, Lease, Mark, Place, Released, Run
 from ratelimit.model import ModelAdmission
 from tests.simulation.broker import outside
 from tests.simulation.loop import Loop, Process
@@ -119,11 +119,11 @@ class Redis:
                 del self.holdings[mark.identity]
         return kept
 
-    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
+    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         """Extend leases."""
         kept = await self.model.renew(leases)
         now = self.loop.time()
-        for (identity, token), extended in zip(leases, kept, strict=True):
+        for (identity, token, _), extended in zip(leases, kept, strict=True):
             held = self.holdings.get(identity)
             if extended and held is not None and held.token == token:
                 held.renewed_at, held.until = now, now + self.lease_seconds
@@ -166,7 +166,7 @@ class Connection:
     async def settle(self, marks: Sequence[Mark]) -> list[bool]:
         return await self._call(lambda: self._redis.settle(marks))
 
-    async def renew(self, leases: Sequence[tuple[str, str]]) -> list[bool]:
+    async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         return await self._call(lambda: self._redis.renew(leases))
 
     async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
@@ -177,6 +177,15 @@ class Connection:
 
     async def leave_places(self, places: Sequence[tuple[Place, str, bool]]) -> None:
         await self._call(lambda: self._redis.model.leave_places(places))
+
+    async def push(self, gate: str, wait: timedelta) -> None:
+        await self._call(lambda: self._redis.model.push(gate, wait))
+
+    async def lift(self, gate: str) -> None:
+        await self._call(lambda: self._redis.model.lift(gate))
+
+    async def present(self, worker: str, keep: timedelta) -> list[str]:
+        return await self._call(lambda: self._redis.model.present(worker, keep))
 
     async def now(self) -> datetime:
         return await self._call(self._redis.model.now)

@@ -191,7 +191,7 @@ class TestAdmission:
         handle(waits)
         async with Rig(options={"worker_concurrency": 1}) as rig:
             rig.put(Do())
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.leased())
             soon = rig.clock() + timedelta(milliseconds=5)
             rig.put(Do(), headers={"not-before": b"%d" % (soon.timestamp() * 1000)})
             await eventually(lambda: rig.clock() > soon)

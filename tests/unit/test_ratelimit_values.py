@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ratelimit import Candidate, Done, Limit, Mark, Run, fence, identity
-from ratelimit.admission import check_cost
+from ratelimit.admission import Plans, check_limits
 from ratelimit.model import ModelAdmission
-from ratelimit.redis import DOUBTED_MAX, Plans, RedisAdmission
+from ratelimit.redis import DOUBTED_MAX, RedisAdmission
 
 HOUR = timedelta(hours=1)
 
@@ -70,7 +70,7 @@ def test_each_limit_of_a_batch_is_sent_once() -> None:
 @pytest.mark.parametrize("cost", [0, -1, 6])
 def test_a_cost_that_never_fits_is_refused(cost: int) -> None:
     with pytest.raises(ValueError, match=f"a job costs {cost}"):
-        check_cost((Limit("queue", 5, HOUR),), cost)
+        check_limits((Limit("queue", 5, HOUR),), cost)
 
 
 @pytest.mark.parametrize(("lease", "marker"), [(HOUR, HOUR), (timedelta(0), HOUR), (2 * HOUR, HOUR)])

@@ -1,0 +1,288 @@
+"""`streams limits`: how much may run, for whom, and who changed it."""
+
+import asyncio
+import getpass
+import socket
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from operator import itemgetter
+from typing import Any, TypeVar
+
+import click
+
+from cli.tables import Answer
+from ratelimit import AdmissionUnavailable
+from ratelimit.control import CHANGES_KEPT, Change, Control, Listener, RedisControl
+from ratelimit.redis import RedisAdmission
+from streams.agents import load
+from streams.delivery import IDENTIFIER
+from streams.errors import ConfigError
+from streams.jobs import HANDLERS
+from streams.limits import (
+    ASSIGNED,
+    EACH,
+    PLAN,
+    RULE,
+    Allowed,
+    Kind,
+    Rule,
+    Rules,
+    Scope,
+    allowed_of_text,
+    allowed_text,
+    check_scope,
+    gate_name,
+    own_rules,
+)
+from streams.settings import settings
+
+HEARD_WITHIN = timedelta(days=1)
+"""How long what is taken back is kept, for workers to hear of it."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+@click.group()
+def limits() -> None:
+    """Say how many jobs may run; workers hear of it within two seconds, and nothing has to be restarted."""
+
+
+@limits.group()
+def plan() -> None:
+    """Say what organizations of a plan may have; `streams limits assign` gives them one."""
+
+
+def scoped(command: F) -> F:
+    """Add the options that say what a limit holds for."""
+    command = click.option("--provider", help=f"Provider behind the handlers; {EACH} for each one.")(command)
+    command = click.option("--type", "job_type", help=f"Job type; {EACH} for each one.")(command)
+    return click.option("--queue", "queue_name", help=f"Queue; {EACH} for each one.")(command)
+
+
+def allowing(command: F) -> F:
+    """Add the options that say how much is allowed."""
+    command = click.option("--concurrency", help="Jobs at a time, on all workers together, or none.")(command)
+    return click.option("--rate", help="Such as 20/s, 100/min, '10/5m burst 3', or none for no limit.")(
+        command
+    )
+
+
+def signed(command: F) -> F:
+    """Add the option that says who it is."""
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    return click.option("--by", default=who, show_default="you", help="Who says it, kept for the audit.")(
+        command
+    )
+
+
+@limits.command("list")
+@click.option("--org", "organization", help="Only what holds for one organization.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def list_(organization: str | None, as_json: bool) -> None:
+    """List the limits that hold, and the plans of organizations."""
+    rules = _ask(_rules)
+    found = [
+        _row(str(rule.scope), rule.kind, allowed_text(rule.allowed), "operators" if said else "default")
+        for rule, said in rules.all()
+        if _concerns(rule.scope.organization, organization, rules)
+    ]
+    found += [
+        _row(f"organization={name}", "plan", of, "operators")
+        for name, of in sorted(rules.plan_of.items())
+        if organization in (None, name)
+    ]
+    columns = {name: itemgetter(name) for name in ("scope", "kind", "allowed", "by")}
+    Answer(found, columns, "no limits").show(as_json)
+
+
+def _row(scope: str, kind: str, allowed: str, by: str) -> dict[str, str]:
+    return {"scope": scope, "kind": kind, "allowed": allowed, "by": by}
+
+
+def _concerns(stated: str | None, organization: str | None, rules: Rules) -> bool:
+    plan_name = PLAN + rules.plan_of.get(organization or "", "")
+    return organization is None or stated in (None, EACH, organization, plan_name)
+
+
+@limits.command("set")
+@scoped
+@click.option(
+    "--org", "organization", help=f"Organization; {EACH} for each one, with an allowance of its own."
+)
+@allowing
+@signed
+def set_(
+    queue_name: str | None, job_type: str | None, provider: str | None, organization: str | None,
+    rate: str | None, concurrency: str | None, by: str,
+) -> None:  # fmt: skip
+    """Allow so much in a queue, of a job type, with a provider, for an organization, or where several meet."""
+    scope = _scope(queue_name, job_type, provider, organization)
+    _say(scope, _allowed(rate, concurrency), by)
+
+
+@limits.command()
+@scoped
+@click.option("--org", "organization", help=f"Organization, or {EACH}.")
+@signed
+def unset(
+    queue_name: str | None, job_type: str | None, provider: str | None, organization: str | None, by: str
+) -> None:
+    """Take back what was set for exactly this scope; what holds by default holds again."""
+    _take_back(_scope(queue_name, job_type, provider, organization), by)
+
+
+@plan.command("set")
+@click.argument("name")
+@scoped
+@allowing
+@signed
+def plan_set(
+    name: str, queue_name: str | None, job_type: str | None, provider: str | None,
+    rate: str | None, concurrency: str | None, by: str,
+) -> None:  # fmt: skip
+    """Allow so much to each organization of a plan."""
+    _say(_plan_scope(name, queue_name, job_type, provider), _allowed(rate, concurrency), by)
+
+
+@plan.command("unset")
+@click.argument("name")
+@scoped
+@signed
+def plan_unset(
+    name: str, queue_name: str | None, job_type: str | None, provider: str | None, by: str
+) -> None:
+    """Take back what was set for exactly this scope of a plan."""
+    _take_back(_plan_scope(name, queue_name, job_type, provider), by)
+
+
+@limits.command()
+@click.argument("organization")
+@click.argument("name", metavar="[PLAN]", required=False)
+@signed
+def assign(organization: str, name: str | None, by: str) -> None:
+    """Give an organization a plan; without PLAN, take its plan away."""
+    for identifier in (organization, name):
+        if identifier is not None and IDENTIFIER.fullmatch(identifier) is None:
+            raise ConfigError(
+                f"expected the id of an organization and the name of a plan, got {identifier!r}"
+            )
+    _ask(lambda control: control.say({ASSIGNED + organization: name}, None if name else HEARD_WITHIN, by=by))
+    click.echo(f"{organization} has {f'plan {name}' if name else 'no plan'} now")
+
+
+@limits.command()
+@click.argument("provider")
+def lift(provider: str) -> None:
+    """Admit jobs of a provider again, though it has asked to wait."""
+
+    async def do() -> None:
+        configuration = settings()
+        admission = RedisAdmission.from_url(configuration.redis, prefix=configuration.redis_prefix)
+        try:
+            await admission.lift(gate_name(provider))
+        finally:
+            await admission.close()
+
+    _scope(None, None, provider, None)
+    _run(do())
+    click.echo(f"jobs of {provider} are admitted again")
+
+
+@limits.command()
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Show the latest so many."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def audit(limit: int, as_json: bool) -> None:
+    """List who changed which limit, when, from what to what; the latest last."""
+    changes: list[Change] = _ask(lambda control: control.changes(CHANGES_KEPT))
+    about_limits = [one for one in changes if one.name.startswith((RULE, ASSIGNED))]
+    rows = [
+        {
+            "at": one.at.isoformat(timespec="seconds"),
+            "by": one.by,
+            "what": one.name,
+            "was": one.was,
+            "now": one.now,
+        }
+        for one in about_limits[-limit:]
+    ]
+    columns = {name: itemgetter(name) for name in ("at", "by", "what", "was", "now")}
+    Answer(rows, columns, "no changes").show(as_json)
+
+
+def _scope(
+    queue_name: str | None, job_type: str | None, provider: str | None, organization: str | None
+) -> Scope:
+    load(settings().handler_modules)
+    providers = {handler.provider for handler in HANDLERS.values() if handler.provider}
+    stated = {"queue": queue_name, "type": job_type, "provider": provider, "organization": organization}
+    if organization not in (None, EACH) and IDENTIFIER.fullmatch(str(organization)) is None:
+        raise ConfigError(f"--org takes the id of an organization, or {EACH}, got {organization!r}")
+    return check_scope(stated, types=HANDLERS, providers=providers)
+
+
+def _plan_scope(name: str, queue_name: str | None, job_type: str | None, provider: str | None) -> Scope:
+    if IDENTIFIER.fullmatch(name) is None:
+        raise ConfigError(f"a plan is named like an organization, got {name!r}")
+    whole = _scope(queue_name, job_type, provider, EACH)
+    return whole._replace(organization=PLAN + name)
+
+
+def _allowed(rate: str | None, concurrency: str | None) -> dict[Kind, Allowed]:
+    stated: dict[Kind, str | None] = {"rate": rate, "concurrency": concurrency}
+    try:
+        allowed = {kind: allowed_of_text(kind, text) for kind, text in stated.items() if text is not None}
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not allowed:
+        raise ConfigError("say how much is allowed: --rate, --concurrency, or both")
+    return allowed
+
+
+def _say(scope: Scope, allowed: dict[Kind, Allowed], by: str) -> None:
+    rules = [Rule(kind, scope, value) for kind, value in allowed.items()]
+    values = {rule.name: allowed_text(rule.allowed) for rule in rules}
+    _ask(lambda control: control.say(values, None, by=by))
+    for rule in rules:
+        click.echo(f"{rule.scope}: {rule.kind} {allowed_text(rule.allowed)}")
+
+
+def _take_back(scope: Scope, by: str) -> None:
+    found = [rule for rule, said in _ask(_rules).all() if said and rule.scope == scope]
+    if not found:
+        raise ConfigError(f"nothing was set for {scope}")
+    _ask(lambda control: control.say({rule.name: None for rule in found}, HEARD_WITHIN, by=by))
+    for rule in found:
+        click.echo(f"{scope}: no longer {rule.kind} {allowed_text(rule.allowed)}")
+
+
+async def _rules(control: Control) -> Rules:
+    rules = Rules(own_rules())
+    rules.hear(await Listener(control).news())
+    return rules
+
+
+def _ask(question: Callable[[Control], Coroutine[None, None, T]]) -> T:
+    async def ask() -> T:
+        configuration = settings()
+        control = RedisControl.from_url(configuration.redis, prefix=configuration.redis_prefix)
+        try:
+            return await question(control)
+        finally:
+            await control.close()
+
+    return _run(ask())
+
+
+def _run(work: Coroutine[None, None, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except AdmissionUnavailable as error:
+        raise click.ClickException(str(error)) from error
+
+
+def register(main: click.Group) -> None:
+    """Add the commands of this module."""
+    main.add_command(limits)
