@@ -320,8 +320,7 @@ class Window:
         if line.free:
             line.queued = True
             lane.put(line, line.first.priority, first=first)
-            if lane.turn is None:
-                self._enter(lane)
+            self._enter(lane)
         else:
             self._close(line)
 
@@ -363,8 +362,7 @@ class Window:
             delivery = heapq.heappop(self._held)[2]
             lane = self._lane(delivery)
             self._requeue(lane, delivery)
-            if lane.turn is None:
-                self._enter(lane)
+            self._enter(lane)
 
     def _crowds(self, lane: Lane) -> bool:
         """Return whether a lane holds as much of the window as is free, times its weight."""
