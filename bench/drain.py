@@ -26,9 +26,9 @@ from confluent_kafka import Consumer, TopicPartition
 
 import devstack
 from bench.handlers import Limited, Nothing
-from ratelimit.control import RedisControl
 from streams import topics
 from streams.client import SyncJobs
+from streams.control import control_of
 from streams.limits import EACH, Rate, Rule, Scope, allowed_text
 from streams.publication import Publication
 from streams.queues import LIFECYCLE_TOPIC
@@ -117,11 +117,8 @@ def cost(found: list[dict[str, object]]) -> dict[str, object]:
 
 
 async def _say(settings: Settings, values: dict[str, str | None]) -> None:
-    control = RedisControl.from_url(settings.redis, prefix=settings.redis_prefix)
-    try:
+    async with control_of(settings) as control:
         await control.say(values, timedelta(days=1))
-    finally:
-        await control.close()
 
 
 def publish(settings: Settings, size: int, payload: type[Nothing] | type[Limited]) -> None:

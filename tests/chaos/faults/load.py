@@ -56,9 +56,7 @@ def retry_storm(scene: Scene, seed: random.Random) -> Figures:
     figures.note(
         "cpu", f"{(_cpu_seconds(members) - busy) / (healed - began) / len(members):.0%} of each worker's"
     )
-    scene.heal()
-    scene.play(3)
-    scene.drain(STORM_DRAIN_SECONDS)
+    scene.recover(3, STORM_DRAIN_SECONDS)
     runs = executions(scene.effects / "ledger")
     attempts = [run.started for run in runs if run.job_id in storm and run.started < healed]
     # What runs when it opens fails, too; and once more, for it first holds back one organization and then all.
@@ -131,9 +129,7 @@ def broker_disk_full(scene: Scene, seed: random.Random) -> Figures:
         wait_until(lambda: not service.running, 40, "the broker halts when it starts")
         scene.play(seed.uniform(1, 6))
     service.start(within=timedelta(minutes=2))  # every log is recovered
-    scene.heal()
-    scene.play(8)
-    scene.drain(60)
+    scene.recover(8, 60)
     same = [member.alive and member.pid == pid for member, pid in zip(members, pids, strict=True)]
     figures.check("workers live", all(same), pids, "a worker ended")
     return figures
