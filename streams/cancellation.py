@@ -124,9 +124,7 @@ class Unbegun:
     no limit: what does not run waits for none and takes nothing of it.
     """
 
-    def __init__(
-        self, queue: Queue, admission: Admission, settlement: Settlement, *, closed: bool
-    ) -> None:
+    def __init__(self, queue: Queue, admission: Admission, settlement: Settlement, *, closed: bool) -> None:
         self._queue = queue
         self._closed = closed
         self._admission = admission

@@ -210,7 +210,10 @@ class HealthServer:
 
     def _live(self, worker: Mapping[str, object]) -> tuple[int, Mapping[str, object]]:
         queues = {
-            pipeline.queue.name: {"running": len(pipeline.unfinished()), "waiting": pipeline.window.records}
+            pipeline.queue.name: {
+                "running": len(pipeline.runs.unfinished()),
+                "waiting": pipeline.window.records,
+            }
             for pipeline in self._worker.pipelines.values()
         }
         stalled = self._progress.stalled

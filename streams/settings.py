@@ -91,7 +91,9 @@ class Settings(BaseSettings):
             return value
         policies = dict(part.strip().partition(":")[::2] for part in value.split(",") if part.strip())
         if unknown := policies.keys() - QUEUES.keys():
-            raise ValueError(f"expected queue:policy, such as emails:local, with the name of a queue, got {unknown}")
+            raise ValueError(
+                f"expected queue:policy, such as emails:local, with the name of a queue, got {unknown}"
+            )
         return policies
 
     @model_validator(mode="after")

@@ -232,7 +232,9 @@ class Settlement:
 
     def release(self, delivery: Delivery) -> Mark | None:
         """Return the mark that gives the lease of a delivery back unused."""
-        return Mark(delivery.identity, delivery.token, Released(), delivery.limits) if delivery.token else None
+        return (
+            Mark(delivery.identity, delivery.token, Released(), delivery.limits) if delivery.token else None
+        )
 
     def note(self, message: Message) -> None:
         """Write an event with the next batch; nothing waits for it."""

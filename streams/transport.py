@@ -95,7 +95,7 @@ aiokafka_fetcher.MemoryRecords = ReadableRecords
 class Batch:
     """Records of one partition on their way to the agent of its topic."""
 
-    __slots__ = ("offsets", "partition", "records", "taken")
+    __slots__ = ("dropped", "offsets", "partition", "records", "taken")
 
     def __init__(
         self, partition: Partition, records: Sequence[ConsumerRecord], offsets: PartitionOffsets
@@ -105,6 +105,8 @@ class Batch:
         self.offsets = offsets
         """Those of the assignment under which the records were read."""
         self.taken = asyncio.Event()
+        self.dropped = asyncio.Event()
+        """The flow was stopped before it was taken, and its queue may have been emptied."""
 
 
 class Consumer(driver.Consumer):
@@ -115,6 +117,7 @@ class Consumer(driver.Consumer):
     assignments = 0
     commits = 0
     _left = False
+    _handing: Batch | None = None
 
     @cached_property
     def _committing(self) -> asyncio.Lock:
@@ -173,11 +176,33 @@ class Consumer(driver.Consumer):
                 consumer.seek(TopicPartition(*tp), offset)
 
     async def _hand_in(self, batch: Batch) -> None:
+        self._handing = batch
+        if not self.flow_active:
+            batch.dropped.set()
         index = cast(Any, self.app.topics)._topic_name_index
         for channel in index[batch.partition.topic]:
-            await self.wait_first(channel.put(batch), self.suspend_flow.wait())
-            # A queue that is cleared by a rebalance takes the batch along; it is read again from the position.
-            await self.wait_first(batch.taken.wait(), self.suspend_flow.wait())
+            await self.wait_first(channel.put(batch), batch.dropped.wait())
+            await self.wait_first(batch.taken.wait(), batch.dropped.wait())
+        self._handing = None
+        # A queue that is emptied takes the batch along. A new assignment reads it again by itself.
+        if not batch.taken.is_set() and self._worker.offsets(batch.partition) is batch.offsets:
+            first = {TP(*batch.partition): batch.records[0].offset}
+            await self._thread.call_thread(self._read_again, self._thread._ensure_consumer(), first)
+
+    def stop_flow(self) -> None:
+        """Read no more, and let go of what is being handed in."""
+        super().stop_flow()
+        if self._handing is not None:
+            self._handing.dropped.set()
+
+    async def perform_seek(self) -> None:
+        """Go back to what was committed, with the flow stopped; Faust resumes it afterwards.
+
+        It empties its queues then, and the flow may not have stopped before: not when nothing was assigned, nor when
+        the rebalance before this one was still being resumed from.
+        """
+        self.stop_flow()
+        await super().perform_seek()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._worker.assign(Partition(tp.topic, tp.partition) for tp in assigned)

@@ -133,7 +133,7 @@ class Worker:
         """Begin to run what is handed in."""
         for pipeline in self.pipelines.values():
             self._admitting.append(self._duty(pipeline.admit(), f"admit {pipeline.queue.name}"))
-            self._duty(pipeline.runners(), f"run {pipeline.queue.name}")
+            self._duty(pipeline.runs.run(), f"run {pipeline.queue.name}")
             self._duty(pipeline.unbegun.run(), f"cancel {pipeline.queue.name}")
         self._duty(self._settlement.run(), "settle")
         self._duty(self._tell(), "tell")
@@ -158,7 +158,9 @@ class Worker:
     def _refuses(self) -> Refuses:
         """Return what refuses jobs beyond this worker's share of limits, while Redis is away."""
         running = [
-            (one.identity, one.limits) for pipeline in self.pipelines.values() for one in pipeline.unfinished()
+            (one.identity, one.limits)
+            for pipeline in self.pipelines.values()
+            for one in pipeline.runs.unfinished()
         ]
         return self._local.beside(running, self._live.sharing)
 
@@ -212,7 +214,7 @@ class Worker:
         try:
             async with asyncio.timeout(grace.total_seconds()):
                 for pipeline in self.pipelines.values():
-                    await pipeline.idle()
+                    await pipeline.runs.idle()
                 await self._settlement.settled()
         except TimeoutError:
             log.info("jobs that run on keep their leases; whoever reads them again waits for those")
@@ -220,7 +222,7 @@ class Worker:
     def forget(self) -> None:
         """Stop tracking every partition; what still runs settles in the ledger only, unless that one comes back."""
         for pipeline in self.pipelines.values():
-            pipeline.part()
+            pipeline.runs.part()
         self._offsets.clear()
 
     # -- leaving ----------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ class Worker:
 
     async def close(self) -> None:
         """End what still runs, give its leases back, and let go of everything shared."""
-        left = [one for pipeline in self.pipelines.values() for one in pipeline.unfinished()]
+        left = [one for pipeline in self.pipelines.values() for one in pipeline.runs.unfinished()]
         for task in self._duties:
             task.cancel()
         if self._duties:
@@ -241,7 +243,7 @@ class Worker:
         await self._execution.close()
         # Neither a thread nor a handler that will not be cancelled ends before the process does: their leases
         # must outlive them.
-        running = {one for pipeline in self.pipelines.values() for one in pipeline.unfinished()}
+        running = {one for pipeline in self.pipelines.values() for one in pipeline.runs.unfinished()}
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
         marks = [self._settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
@@ -266,7 +268,7 @@ class Worker:
             await asyncio.sleep(FLUSH.total_seconds())
             self._execution.cancel_overdue()
             for pipeline in self.pipelines.values():
-                pipeline.tell()
+                pipeline.runs.tell()
 
     async def hear(self) -> None:
         """Hear what operators said since the last time; while that cannot be asked, what is known holds."""
@@ -307,7 +309,7 @@ class Worker:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
-            running = [one for pipeline in self.pipelines.values() for one in pipeline.leased()]
+            running = [one for pipeline in self.pipelines.values() for one in pipeline.runs.leased()]
             leased = running + self._settlement.leased()
             if not leased:
                 continue
@@ -322,7 +324,7 @@ class Worker:
                     delivery.leased_until = until
             # What has ended in the meantime needs its lease no more.
             for delivery in (one for one, kept in zip(running, held, strict=False) if not kept):
-                if self.pipelines[delivery.queue.topic].lose(delivery):
+                if self.pipelines[delivery.queue.topic].runs.lose(delivery):
                     log.warning("the lease of %s was lost to another worker", delivery.identity)
 
     async def _keep_house(self) -> None:

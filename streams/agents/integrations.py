@@ -47,7 +47,9 @@ class RecordsSynced(Result):
     up_to: datetime | None
 
 
-@handles(INTEGRATIONS, "quickbooks.sync", timeout=timedelta(minutes=10), max_attempts=6, provider="quickbooks")
+@handles(
+    INTEGRATIONS, "quickbooks.sync", timeout=timedelta(minutes=10), max_attempts=6, provider="quickbooks"
+)
 def sync_quickbooks(job: Job[SyncQuickBooks]) -> RecordsSynced:
     """Copy the records of one QuickBooks entity that changed since the last time."""
     wanted = job.payload

@@ -2,17 +2,20 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 
+from ratelimit import Answer, Candidate
 from streams.agents import MODULES, load
 from streams.app import _configuration
 from streams.jobs import HANDLERS, Job
-from streams.queues import WEBHOOKS
+from streams.queues import CRITICAL, WEBHOOKS
 from streams.settings import load_settings
 from streams.worker import Partition
-from tests.rig import Do, Read, Rig, eventually, handle
+from tests.rig import Alert, Do, Read, Rig, eventually, handle
 from tests.unit.conftest import no_handlers
 
 __all__ = ["no_handlers"]
@@ -54,6 +57,72 @@ async def test_a_blocked_loop_makes_no_job_fail_or_run_again() -> None:
             rig.put(Do(), job_id=f"job-{number}")
         await rig.settled()
         assert len(runs) == 12, "the ledger knows all of them"
+
+
+@pytest.mark.usefixtures("no_handlers")
+async def test_what_was_given_up_before_it_began_runs_when_its_partition_comes_back() -> None:
+    """parallel-consumer #365, the other way round: without a ledger, what did not run is not taken for done."""
+    ends = asyncio.Event()
+    runs: list[str] = []
+
+    async def waits(job: Job[Alert]) -> None:
+        runs.append(job.id)
+        await ends.wait()
+
+    handle(waits, CRITICAL)
+    here = Partition(CRITICAL.topic, 0)
+    async with Rig(options={"worker_concurrency": 1}) as rig:
+        rig.ledger.down = True
+        pipeline = rig.worker.pipelines[CRITICAL.topic]
+        # Those that just ended let as many be admitted ahead of a free slot.
+        pipeline.runs._finished = 10
+        given = [rig.record(Alert(number=number), job_id=f"job-{number}") for number in range(6)]
+        records = [
+            Read(CRITICAL.topic, 0, offset, b"acme", value, list(headers.items()))
+            for offset, (_, value, headers) in enumerate(given)
+        ]
+        rig.worker.take(here, records)
+        await eventually(lambda: len(pipeline.runs.unfinished()) == 6, "all are admitted")
+        await rig.worker.hand_over(SECOND / 100)
+        rig.worker.forget()
+        rig.worker.assign([here])
+        rig.worker.take(here, records)
+        ends.set()
+        await eventually(lambda: rig.position(CRITICAL) == 6, "all are settled")
+        assert sorted(runs) == [f"job-{number}" for number in range(6)], "each ran once"
+
+
+@pytest.mark.usefixtures("no_handlers")
+async def test_what_arrives_while_admission_is_asked_takes_the_slots_that_are_free() -> None:
+    """parallel-consumer #857, for a moment: records in the window waited though there was room to run them."""
+    ends = asyncio.Event()
+    runs: list[str] = []
+
+    async def waits(job: Job[Do]) -> None:
+        runs.append(job.id)
+        await ends.wait()
+
+    handle(waits)
+    async with Rig(options={"worker_concurrency": 10}) as rig:
+        admit, asked, answered = rig.ledger.admit, asyncio.Event(), asyncio.Event()
+
+        async def slowly(candidates: Sequence[Candidate]) -> list[Answer]:
+            asked.set()
+            await answered.wait()
+            return await admit(candidates)
+
+        with patch.object(rig.ledger, "admit", slowly):
+            for number in range(4):
+                rig.put(Do(), job_id=f"job-{number}")
+            await asked.wait()
+            for number in range(4, 8):
+                rig.put(Do(), job_id=f"job-{number}")
+            answered.set()
+            try:
+                await eventually(lambda: len(runs) == 8, "all run at once", within_seconds=2)
+            finally:
+                ends.set()
+                await rig.settled()
 
 
 @pytest.mark.usefixtures("no_handlers")

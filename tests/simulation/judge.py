@@ -176,10 +176,10 @@ class Judge:
             self.object(f"not drained: jobs {open_jobs}, positions {left}")
         for member in self._world.alive():
             for pipeline in member.worker.pipelines.values():
-                if pipeline.window.records or pipeline.unfinished():
+                if pipeline.window.records or pipeline.runs.unfinished():
                     self.object(
                         f"{member.process.name} keeps {pipeline.window.records} records in its window and"
-                        f" {len(pipeline.unfinished())} running on {pipeline.queue.name}"
+                        f" {len(pipeline.runs.unfinished())} running on {pipeline.queue.name}"
                     )
 
     def _must_explain(self, grant: Grant, lost: Holding) -> None:

@@ -346,7 +346,7 @@ def simulated(world: World) -> Iterator[None]:
             "psutil.Process": FakeProcess,
             "socket.gethostname": lambda: "host",
             "streams.lifecycle.event_id": event_id,
-            "streams.pipeline.WATCHED_FROM": world.plan.watched_from,
+            "streams.runs.WATCHED_FROM": world.plan.watched_from,
         }.items():
             stack.enter_context(patch(name, value))
         stack.enter_context(patch.dict(HANDLERS, HANDLERS_HERE, clear=True))

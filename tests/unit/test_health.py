@@ -66,7 +66,7 @@ async def test_it_tells_what_runs_and_what_waits(rig: Rig) -> None:
     await health.start()
     for _ in range(3):
         rig.put(Do())
-    await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
+    await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.leased())
     status, told = await ask(health.port, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
     assert status == 200
     assert (told["worker"], told["type"], told["status"]) == ("worker-1", "primary", "ok")
@@ -242,7 +242,7 @@ class TestLive:
         assert watched.progress.stalled == []
         for _ in range(3):
             rig.put(Do())
-        await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
+        await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.leased())
         await watched.pass_time(600)
         assert watched.progress.stalled == [], "a job that runs for long is a matter of its timeout"
 
@@ -339,7 +339,7 @@ class TestLive:
             "webhooks has jobs to run and a slot for them, and admitted and finished none"
         )
         answer.set()
-        await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
+        await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.leased())
         await watched.pass_time(1)
         assert watched.progress.stalled == []
 

@@ -11,8 +11,9 @@ import pytest
 
 from ratelimit import Answer, Candidate, Done, Lease, Mark, Run, fence, identity
 from streams.jobs import Job
-from streams.pipeline import WATCHED_FROM, Pipeline
+from streams.pipeline import Pipeline
 from streams.queues import WEBHOOKS
+from streams.runs import WATCHED_FROM
 from streams.worker import Partition
 from tests.in_process import Input, run
 from tests.rig import Do, Read, Rig, eventually, handle
@@ -137,7 +138,7 @@ class TestWatchdogCopies:
 
             # It comes due while the job runs: it waits again, and holds nothing back.
             rig.clock.ahead += 31 * SECOND
-            await rig.ledger.renew([Lease(identity("acme", "slow"), pipeline_of(rig).leased()[0].token)])
+            await rig.ledger.renew([Lease(identity("acme", "slow"), pipeline_of(rig).runs.leased()[0].token)])
             rig.put_again(copy)
             await rig.settled()
             (_, second) = rig.carried()
@@ -215,7 +216,7 @@ class TestLostLeases:
             await eventually(lambda: rig.events("started"))
             await take_over(rig, "job-1")
             assert await asyncio.to_thread(told.wait, 5)
-            await eventually(lambda: not pipeline_of(rig).unfinished())
+            await eventually(lambda: not pipeline_of(rig).runs.unfinished())
             assert rig.kinds() == ["started"]
 
     async def test_a_process_is_killed(self) -> None:
@@ -224,7 +225,7 @@ class TestLostLeases:
             rig.put(Input(what="sleep", number=60_000), job_id="job-1")
             await eventually(lambda: rig.events("started"), within_seconds=20)
             await take_over(rig, "job-1")
-            await eventually(lambda: not pipeline_of(rig).unfinished(), within_seconds=10)
+            await eventually(lambda: not pipeline_of(rig).runs.unfinished(), within_seconds=10)
             assert rig.kinds() == ["started"]
 
     async def test_an_end_that_comes_after_the_lease_is_verified_before_it_is_told(self) -> None:
@@ -233,7 +234,7 @@ class TestLostLeases:
             rig.put(Do(number=1), job_id="job-1")
             rig.put(Do(number=2), job_id="job-2")
             await eventually(lambda: len(held.ran) == 2)
-            for one in pipeline_of(rig).leased():
+            for one in pipeline_of(rig).runs.leased():
                 # As after a stop of the whole process for longer than a lease.
                 one.leased_until = time.monotonic() - 1
             await take_over(rig, "job-1")

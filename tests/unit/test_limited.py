@@ -109,12 +109,12 @@ class TestConcurrency:
         async with Rig(lease=3 * SECOND, options={"lease": "3s"}) as rig:
             await say(rig, **{"limit:concurrency:queue=webhooks": "1"})
             rig.put(Do(), job_id="first")
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].unfinished())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.unfinished())
             rig.put(Do(), job_id="second")
-            (one,) = rig.worker.pipelines[WEBHOOKS.topic].unfinished()
+            (one,) = rig.worker.pipelines[WEBHOOKS.topic].runs.unfinished()
             ends_first = one.leased_until
             await eventually(lambda: time.monotonic() > ends_first + 0.5 and one.leased_until > ends_first)
-            assert rig.worker.pipelines[WEBHOOKS.topic].unfinished() == [one]
+            assert rig.worker.pipelines[WEBHOOKS.topic].runs.unfinished() == [one]
             assert one.lease() == Lease(
                 one.identity, one.token, (Concurrency("concurrency:queue=webhooks", 1),)
             )

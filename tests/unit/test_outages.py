@@ -131,7 +131,7 @@ async def test_what_was_admitted_when_the_outage_began_gives_its_lease_back() ->
         # One probe, if the machine was slow.
         assert provider.asked.total() - 60 <= HOST_STREAK + 1
         assert len(rig.events("snoozed")) == 40 - (HOST_STREAK - 1)
-        assert rig.worker.pipelines[WEBHOOKS.topic].leased() == []
+        assert rig.worker.pipelines[WEBHOOKS.topic].runs.leased() == []
         assert all(mark.token for mark in rig.ledger.marks)
         assert len(rig.ledger.marks) > 60 + HOST_STREAK, "some had a lease"
 

@@ -278,7 +278,7 @@ class TestDurability:
         async with Rig() as rig:
             rig.producer.open.clear()
             rig.put(Do(), job_id="job-1")
-            await eventually(lambda: not rig.worker.pipelines[WEBHOOKS.topic].unfinished(), "it has run")
+            await eventually(lambda: not rig.worker.pipelines[WEBHOOKS.topic].runs.unfinished(), "it has run")
             await asyncio.sleep(0.05)
             assert rig.ledger.marks == []
             assert rig.position() is None
@@ -320,7 +320,7 @@ class TestDurability:
         handle(alerts, CRITICAL)
         async with Rig() as rig:
             rig.put(Do(), job_id="running")
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.leased())
             rig.ledger.down = True
             ends.set()
             rig.put(Do(), job_id="new")
@@ -343,7 +343,7 @@ class TestDurability:
         handle(waits)
         async with Rig(lease=SECOND) as rig:
             rig.put(Do(), job_id="job-1")
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.leased())
             rig.clock.ahead += 2 * SECOND
             name = identity("acme", "job-1")
             (taken_over,) = await rig.ledger.admit([Candidate(name, fence("", 1, 0))])

@@ -43,10 +43,10 @@ class TestLeaving:
             for number in range(1, 6):
                 rig.put(Do(number=number), job_id=f"slow-{number}")
             pipeline = rig.worker.pipelines[WEBHOOKS.topic]
-            await eventually(lambda: len(rig.events("completed")) == 30 and len(pipeline.leased()) > 1)
-            leased = [one.identity for one in pipeline.leased()]
+            await eventually(lambda: len(rig.events("completed")) == 30 and len(pipeline.runs.leased()) > 1)
+            leased = [one.identity for one in pipeline.runs.leased()]
             await rig.worker.hand_over(timedelta(milliseconds=20))
-            (running,) = pipeline.leased()
+            (running,) = pipeline.runs.leased()
             assert pipeline.window.records == 0
             assert rig.position() == 30
             answers = await rig.ledger.admit([Candidate(name, fence("", 1, 0)) for name in leased])
@@ -57,7 +57,7 @@ class TestLeaving:
             rig.worker.forget()
             assert rig.worker.positions() == {}
             ends.set()
-            await eventually(lambda: not pipeline.unfinished())
+            await eventually(lambda: not pipeline.runs.unfinished())
             await eventually(lambda: len(rig.events("completed")) == 31)
             assert await rig.ledger.completed([running.identity]) == [True]
             assert rig.worker.positions() == {}, "the partition belongs to somebody else now"
@@ -70,7 +70,7 @@ class TestLeaving:
         async with Rig() as rig:
             for _ in range(5):
                 rig.put(Do())
-            await eventually(lambda: len(rig.worker.pipelines[WEBHOOKS.topic].unfinished()) == 5)
+            await eventually(lambda: len(rig.worker.pipelines[WEBHOOKS.topic].runs.unfinished()) == 5)
             await rig.worker.hand_over(10 * SECOND)
             assert rig.position() == 5
             assert len(rig.events("completed")) == 5
@@ -101,7 +101,7 @@ class TestLeaving:
                 rig.put(Alert(), job_id="looped")
                 rig.put(Do(), job_id="threaded")
                 await eventually(
-                    lambda: sum(len(one.unfinished()) for one in rig.worker.pipelines.values()) == 2
+                    lambda: sum(len(one.runs.unfinished()) for one in rig.worker.pipelines.values()) == 2
                 )
                 await eventually(lambda: rig.kinds().count("started") == 2)
         finally:
@@ -126,13 +126,13 @@ class TestLeaving:
         rig = Rig()
         async with rig:
             rig.put(Do(), job_id="job-1")
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.leased())
             began = time.monotonic()
         assert time.monotonic() - began < 10
         (answer,) = await rig.ledger.admit([Candidate(identity("acme", "job-1"), fence("", 1, 0))])
         assert isinstance(answer, Leased), "it still runs"
         ends.set()
-        await eventually(lambda: not rig.worker.pipelines[WEBHOOKS.topic].unfinished())
+        await eventually(lambda: not rig.worker.pipelines[WEBHOOKS.topic].runs.unfinished())
 
     async def test_leases_are_renewed_while_jobs_run(self) -> None:
         ends = asyncio.Event()
@@ -143,7 +143,7 @@ class TestLeaving:
         handle(waits)
         async with Rig(lease=2 * SECOND, options={"lease": 3 * SECOND}) as rig:
             rig.put(Do(), job_id="job-1")
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.leased())
             rig.clock.ahead += timedelta(milliseconds=1900)
             name = identity("acme", "job-1")
 
@@ -170,7 +170,7 @@ class TestRoom:
             assert rig.worker.has_room(here)
             assert not rig.worker.has_room(Partition(WEBHOOKS.topic, 7)), "nobody assigned it"
             rig.put(Do())
-            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].leased())
+            await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].runs.leased())
             for _ in range(3):
                 rig.put(Do())
             assert not rig.worker.has_room(here)

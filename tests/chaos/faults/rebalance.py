@@ -164,3 +164,24 @@ def slow_hand_over(scene: Scene, seed: random.Random) -> Figures:
     committed_again(scene, figures, before)
     ran_once(scene, figures, jobs)
     return figures
+
+
+@fault("late-resume", seconds=50)
+def late_resume(scene: Scene, seed: random.Random) -> Figures:
+    """Workers take a second to resume after they were given partitions, also those that had none before."""
+    figures = Figures()
+    scene.publishing.steadily(60, stormy)
+    modules = "tests.chaos.handlers,tests.chaos.late"
+    scene.workers(2, HANDLER_MODULES=modules)
+    scene.wait_for_ends(100)
+    before = sum(scene.committed().values())
+    for _ in range(2):  # of four partitions, the first to join gets none, and one when the second one joins
+        scene.worker(HANDLER_MODULES=modules)
+        wait_until(lambda: scene.pipeline.members() == 0, 30, "a rebalance has begun")
+        wait_until(lambda: scene.pipeline.members() > 0, 30, "the rebalance is over")
+        scene.play(seed.uniform(2, 4))
+    scene.heal()
+    scene.play(5)
+    scene.drain(30)
+    committed_again(scene, figures, before)
+    return figures
