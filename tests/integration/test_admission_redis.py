@@ -362,8 +362,8 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
         await redis.execute_command(  # type: ignore[no-untyped-call]
             "ACL", "SETUSER", "worker", "on", ">s3:cr/et", "~{streams}:*", "resetchannels",
             "-@all", "+evalsha", "+eval", "+get", "+mget", "+set", "+del", "+time", "+ping", "+select", "+hello",
-            "+client|setinfo", "+hset", "+hmget", "+hgetall", "+hdel", "+zadd", "+zrange", "+zremrangebyscore", "+pexpire",
-            "+zrangebyscore", "+zrevrange", "+zrem", "+hget", "+xadd", "+xrevrange",
+            "+client|setinfo", "+hset", "+hmget", "+hgetall", "+hdel", "+zadd", "+zrange", "+zremrangebyscore",
+            "+pexpire", "+zrangebyscore", "+zrevrange", "+zrem", "+hget", "+xadd", "+xrevrange",
         )  # fmt: skip
         url = (
             f"redis://worker:s3%3Acr%2Fet@127.0.0.1:{server.port}/5"
