@@ -137,7 +137,7 @@ AGAIN = 0.05
 """Of all jobs, the most that one crash may make a worker read again: 300 of 6,000."""
 
 
-@fault("slow-among-quick", seconds=45, ci=True)
+@fault("slow-among-quick", seconds=45)
 def slow_among_quick(scene: Scene, seed: random.Random) -> Figures:
     """0.5 % of the jobs take 4 s, the others 25 ms, and a kill -9 in the middle: few are read again."""
     figures = Figures()

@@ -110,7 +110,7 @@ def rebalance_storm(scene: Scene, seed: random.Random) -> Figures:
     return _storm(scene, seed, 120, 100)
 
 
-@fault("rebalance-storm-short", seconds=85, ci=True)
+@fault("rebalance-storm-short", seconds=85)
 def rebalance_storm_short(scene: Scene, seed: random.Random) -> Figures:
     """The same for 40 s."""
     return _storm(scene, seed, 40, 80)
