@@ -4,7 +4,7 @@ import random
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import psutil
@@ -14,6 +14,7 @@ from streams.breaker import TYPE_STREAK
 from streams.jobs import Payload
 from streams.queues import LIFECYCLE_TOPIC, WEBHOOKS
 from tests.chaos.collect import executions
+from tests.chaos.crew import Member
 from tests.chaos.faults import LONG, Figures, fault
 from tests.chaos.handlers import Quick, Threaded, Urgent
 from tests.chaos.history import Published
@@ -24,8 +25,11 @@ from tracking.rebuild import ranges_of
 STORM_JOBS = 50_000 if LONG else 5_000
 OUTAGE_SECONDS = 150 if LONG else 40
 STORM_DRAIN_SECONDS = 400 if LONG else 90
-PROBES = 12
+PROBES = 15
 """Most attempts of one worker on what is down, once it knows: its cool-down doubles from 1 s to 60 s."""
+
+OTHERS_WAIT_SECONDS = 5.0
+"""What one in a hundred of other types may wait, on a machine whose two cores run all of it: a hop of the storm."""
 
 
 def _others(number: int, chance: random.Random, secret: str) -> Payload:
@@ -39,22 +43,25 @@ def retry_storm(scene: Scene, seed: random.Random) -> Figures:
     """What 5,000 jobs need is down, 50,000 with CHAOS_LONG: few attempts are spent, other types do not notice."""
     figures = Figures()
     scene.publishing.steadily(40, _others)
-    workers = len(scene.workers(2))
+    members = scene.workers(2)
     _await_calm(scene)
     calm = time.time()
     scene.play(8)
     with scene.incident("downstream down", repeats=False):
         scene.down("downstream")
-        began = time.time()
+        began, busy = time.time(), _cpu_seconds(members)
         storm = _storm(scene)
         scene.play(max(OUTAGE_SECONDS - (time.time() - began), 0))
     healed = time.time()
+    figures.note(
+        "cpu", f"{(_cpu_seconds(members) - busy) / (healed - began) / len(members):.0%} of each worker's"
+    )
     scene.heal()
     scene.play(3)
     scene.drain(STORM_DRAIN_SECONDS)
     runs = executions(scene.effects / "ledger")
     attempts = [run.started for run in runs if run.job_id in storm and run.started < healed]
-    bound = workers * (TYPE_STREAK + WEBHOOKS.concurrency + PROBES)
+    bound = len(members) * (TYPE_STREAK + WEBHOOKS.concurrency + PROBES)
     figures.check(
         "attempts", len(attempts) <= bound, f"{len(attempts)} of at most {bound}", "a storm of attempts"
     )
@@ -63,11 +70,12 @@ def retry_storm(scene: Scene, seed: random.Random) -> Figures:
     figures.check("late attempts", per_second <= 1, f"{per_second:.1f}/s")
     first = {run.job_id: run.started for run in reversed(runs)}
     others = [one for one in scene.publishing.published if one.job_id in first and one.job_id not in storm]
-    before = _p99(first[one.job_id] - one.at for one in others if calm <= one.at < began)
-    meanwhile = _p99(first[one.job_id] - one.at for one in others if began <= one.at < healed)
+    before = [first[one.job_id] - one.at for one in others if calm <= one.at < began]
+    meanwhile = [first[one.job_id] - one.at for one in others if began <= one.at < healed]
+    p50, p99 = _quantile(meanwhile, 0.5), _quantile(meanwhile, 0.99)
     figures.check(
-        "others wait", meanwhile < max(1.0, 3 * before), f"p99 {meanwhile:.2f} s, {before:.2f} s before",
-        "jobs of other types waited",
+        "others wait", p50 < 0.5 and p99 < OTHERS_WAIT_SECONDS,
+        f"p50 {p50:.2f} s, p99 {p99:.2f} s; {_quantile(before, 0.99):.2f} s before", "jobs of other types waited",
     )  # fmt: skip
     return figures
 
@@ -83,9 +91,14 @@ def _await_calm(scene: Scene) -> None:
     wait_until(caught_up, 60, "the workers have caught up")
 
 
-def _p99(waits: Iterable[float]) -> float:
+def _quantile(waits: Iterable[float], share: float) -> float:
     found = sorted(waits)
-    return found[int(len(found) * 0.99)]
+    return found[int(len(found) * share)]
+
+
+def _cpu_seconds(members: Sequence[Member]) -> float:
+    times = [psutil.Process(member.pid).cpu_times() for member in members]
+    return sum(one.user + one.system for one in times)
 
 
 def _storm(scene: Scene) -> set[str]:
