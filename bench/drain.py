@@ -2,7 +2,8 @@
 
 Everything is on: decoding, admission and ledger in Redis, lifecycle events, positions; against the broker of a local
 stack that is started for it. The figures are of the worker process alone, from its first event to its last:
-jobs per second, microseconds of CPU per job (all threads, librdkafka's too), and resident memory.
+jobs per second, microseconds of CPU per job (all threads, librdkafka's too), and resident memory; and beside them
+the CPU per job that Redis used meanwhile.
 
 With `--limits` each size is drained by turns without any limit and under one of every kind and scope that never
 refuses a job; what the limits cost is then the difference between the best of each.
@@ -19,16 +20,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 import psutil
 from confluent_kafka import Consumer, TopicPartition
+from redis import Redis
 
 import devstack
 from bench.handlers import Limited, Nothing
-from ratelimit.control import RedisControl
 from streams import topics
 from streams.client import SyncJobs
+from streams.control import control_of
 from streams.limits import EACH, Rate, Rule, Scope, allowed_text
 from streams.publication import Publication
 from streams.queues import LIFECYCLE_TOPIC
@@ -106,6 +109,7 @@ def cost(found: list[dict[str, object]]) -> dict[str, object]:
 
     slower = 1 - best("jobs_per_second", True) / best("jobs_per_second", False)
     more = best("cpu_us_per_job", True) / best("cpu_us_per_job", False) - 1
+    redis_more = best("redis_cpu_us_per_job", True) - best("redis_cpu_us_per_job", False)
     return {
         "bench": "drain --limits",
         "rules": len(RULES),
@@ -113,15 +117,13 @@ def cost(found: list[dict[str, object]]) -> dict[str, object]:
         "jobs_per_second_under": best("jobs_per_second", True),
         "throughput_lost_percent": round(100 * slower, 1),
         "cpu_more_percent": round(100 * more, 1),
+        "redis_cpu_us_more_per_job": round(redis_more, 1),
     }
 
 
 async def _say(settings: Settings, values: dict[str, str | None]) -> None:
-    control = RedisControl.from_url(settings.redis, prefix=settings.redis_prefix)
-    try:
+    async with control_of(settings) as control:
         await control.say(values, timedelta(days=1))
-    finally:
-        await control.close()
 
 
 def publish(settings: Settings, size: int, payload: type[Nothing] | type[Limited]) -> None:
@@ -142,18 +144,20 @@ def drain(settings: Settings, size: int, log: Path) -> dict[str, object]:
         with worker_process(log) as worker:
             process = psutil.Process(worker.pid)
             first = _await(lambda: written() - before, 1, worker)
-            began, cpu_before = time.monotonic(), cpu_seconds(process)
+            began, cpu_before, redis_before = time.monotonic(), cpu_seconds(process), _redis_cpu(settings)
             peak = 0
             for goal in (*range(first + BATCH, size, BATCH), size):
                 _await(lambda: written() - before, goal, worker)
                 peak = max(peak, process.memory_info().rss)
             seconds, cpu = time.monotonic() - began, cpu_seconds(process) - cpu_before
+            redis_cpu = _redis_cpu(settings) - redis_before
     measured = size - first
     return {
         "bench": "drain",
         "jobs": size,
         "jobs_per_second": round(measured / seconds),
         "cpu_us_per_job": round(cpu / measured * 1e6, 1),
+        "redis_cpu_us_per_job": round(redis_cpu / measured * 1e6, 1),
         "peak_rss_mib": round(peak / 2**20, 1),
         "exit_code": worker.returncode,
         "load_1m": round(os.getloadavg()[0], 1),
@@ -198,6 +202,12 @@ def _await(done: Callable[[], int], wanted: int, worker: "subprocess.Popen[bytes
             raise click.ClickException(f"only {count} of {wanted} jobs within {PATIENCE_SECONDS:g} s")
         time.sleep(LOOK_SECONDS)
     return count
+
+
+def _redis_cpu(settings: Settings) -> float:
+    with Redis.from_url(settings.redis) as redis:
+        used: Any = redis.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"])
 
 
 def cpu_seconds(process: psutil.Process) -> float:

@@ -12,9 +12,10 @@ import click
 
 from cli.tables import Answer
 from ratelimit import AdmissionUnavailable
-from ratelimit.control import CHANGES_KEPT, Change, Control, Listener, RedisControl
+from ratelimit.control import CHANGES_KEPT, Change, Control, Listener
 from ratelimit.redis import RedisAdmission
 from streams.agents import load
+from streams.control import control_of
 from streams.delivery import IDENTIFIER
 from streams.errors import ConfigError
 from streams.jobs import HANDLERS
@@ -266,12 +267,8 @@ async def _rules(control: Control) -> Rules:
 
 def _ask(question: Callable[[Control], Coroutine[None, None, T]]) -> T:
     async def ask() -> T:
-        configuration = settings()
-        control = RedisControl.from_url(configuration.redis, prefix=configuration.redis_prefix)
-        try:
+        async with control_of(settings()) as control:
             return await question(control)
-        finally:
-            await control.close()
 
     return _run(ask())
 

@@ -14,9 +14,9 @@
 --
 -- Caveats: all keys share one hash tag, hence one slot. A script runs alone: the client bounds the batch.
 
-local lease, marker = tonumber(ARGV[2]), ARGV[3]
-local token, doubted, count = ARGV[4], ARGV[5], tonumber(ARGV[6])
-local lease_ends = string.format('%.0f', now_ms + lease)
+local marker, doubted, count = ARGV[3], ARGV[5], tonumber(ARGV[6])
+local lease_ends = now_ms + ARGV[2]
+local lease_text = string.format('%.0f', lease_ends)
 local limits, plans = {}, {}
 local fences = 6 + 2 * (#KEYS - count)
 local codes = fences + count
@@ -50,17 +50,11 @@ local function answer(i, letter, first, second)
   reply[#reply + 1] = second
 end
 
-local function grant(i, key, fence, crashes, plan)
-  local value = 'l' .. token .. ' ' .. lease_ends .. ' ' .. crashes .. ' ' .. fence
+local function grant(i, key, fence, crashes)
+  local value = 'l' .. token .. ' ' .. lease_text .. ' ' .. crashes .. ' ' .. fence
   redis.call('SET', key, value, 'PX', marker)
   value_of[key] = value
   granted[key] = true
-  if plan then
-    for _, entries in ipairs(plan.places) do
-      entries[#entries + 1] = lease_ends
-      entries[#entries + 1] = key
-    end
-  end
   if crashes == 0 then
     letters[i] = 'R'
   else
@@ -88,9 +82,13 @@ for i = 1, count do
     elseif kind == 'l' then
       local runs = tonumber(ends) > now_ms
       local unheard = not granted[key] and (holder == token or doubted:find(' ' .. holder .. ' ', 1, true))
-      if unheard and (runs or not plan or #plan.places == 0) then
-        -- Granted before, but the answer was lost on its way: nobody runs it, and its limits are taken already.
-        grant(i, key, fence, crashes, plan)
+      if unheard and (runs or not plan or not plan.places) then
+        -- Granted before, but the answer was lost on its way: nobody runs it, and its limits are taken already. Its
+        -- places, too, but under the token of that batch: they are taken again, and those run out.
+        grant(i, key, fence, crashes)
+        if plan then
+          plan.again = plan.again + 1
+        end
         answered = true
       elseif runs then
         answer(i, 'L', tonumber(ends) * 1000 - now)
@@ -102,14 +100,14 @@ for i = 1, count do
   end
   if not answered then
     if not plan or take(plan) then
-      grant(i, key, fence, crashes, plan)
+      grant(i, key, fence, crashes)
     else
       answer(i, 'T', refusal(plan, lease_ends))
     end
   end
 end
 
-spend(plans, limits, marker)
+spend(plans, limits, lease_ends, marker)
 
 reply[1] = table.concat(letters)
 return reply

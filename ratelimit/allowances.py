@@ -1,9 +1,20 @@
 """The arithmetic of limits in the memory of one process."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate
 
 from ratelimit.admission import EPOCH, MICROSECOND, Concurrency, Gate, Limit, Limited, Limits
+
+
+@dataclass(slots=True)
+class Places:
+    """How many jobs of one token hold a place, and until when."""
+
+    count: int = 0
+    until: datetime = EPOCH
 
 
 class Allowances:
@@ -11,8 +22,8 @@ class Allowances:
 
     def __init__(self) -> None:
         self._full_at_us: dict[str, int] = {}
-        self._places: defaultdict[str, dict[str, datetime]] = defaultdict(dict)
-        """Concurrency limit to the jobs that hold a place, and until when."""
+        self._places: defaultdict[str, dict[str, Places]] = defaultdict(dict)
+        """Concurrency limit to what is held of it, by token."""
         self._shut: dict[str, datetime] = {}
 
     def take(self, limits: Limits, cost: int, now: datetime) -> Limited | None:
@@ -46,26 +57,45 @@ class Allowances:
         for limit in limits:
             if not isinstance(limit, Concurrency):
                 continue
-            held = self._places[limit.name]
-            for job in [job for job, until in held.items() if until <= now]:
-                del held[job]
-            over = len(held) - limit.most
-            short_us = (sorted(held.values())[over] - now) // MICROSECOND if over >= 0 else 0
+            live = sorted(
+                (one for one in self._places[limit.name].values() if one.until > now),
+                key=lambda one: one.until,
+            )
+            over = sum(one.count for one in live) - limit.most
+            frees = accumulate(one.count for one in live)
+            ends = (one.until for one, freed in zip(live, frees, strict=True) if freed > over)
+            short_us = (next(ends) - now) // MICROSECOND if over >= 0 else 0
             if short_us > wait_us:
                 wait_us, by = short_us, limit.name
         return wait_us, by
 
-    def hold(self, identity: str, limits: Limits, until: datetime) -> None:
-        """Let a job hold its places until an instant."""
+    def hold(self, token: str, limits: Limits, until: datetime) -> None:
+        """Let one more job of a token hold its places, all of the token's until an instant."""
         for limit in limits:
             if isinstance(limit, Concurrency):
-                self._places[limit.name][identity] = until
+                held = self._places[limit.name].setdefault(token, Places())
+                held.count, held.until = held.count + 1, until
 
-    def give_back(self, identity: str, limits: Limits) -> None:
-        """Free the places of a job."""
+    def give_back(self, token: str, limits: Limits) -> None:
+        """Free the places of one job of a token."""
         for limit in limits:
-            if isinstance(limit, Concurrency):
-                self._places[limit.name].pop(identity, None)
+            if isinstance(limit, Concurrency) and (held := self._places[limit.name].get(token)) is not None:
+                held.count -= 1
+                if held.count == 0:
+                    del self._places[limit.name][token]
+
+    def keep(self, renewed: Iterable[tuple[str, Limits]], now: datetime, until: datetime) -> None:
+        """Let the jobs of tokens keep their places until an instant, those again whose leases had run out."""
+        kept = Counter(
+            (limit.name, token)
+            for token, limits in renewed
+            for limit in limits
+            if isinstance(limit, Concurrency)
+        )
+        for (name, token), count in kept.items():
+            held = self._places[name].get(token)
+            live = held is not None and held.until > now
+            self._places[name][token] = Places(held.count if held is not None and live else count, until)
 
     def free_all_places(self) -> None:
         """Let nobody hold a place."""

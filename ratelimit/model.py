@@ -81,16 +81,21 @@ class ModelAdmission:
     async def settle(self, marks: Sequence[Mark]) -> list[bool]:
         """Write how runs ended; False where the lease was lost to another delivery, and nothing changed."""
         now = self._clock()
-        written = [self._settled(mark, now) for mark in marks]
-        for mark, held in zip(marks, written, strict=True):
-            if held:
-                self._allowances.give_back(mark.identity, mark.limits)
+        written = []
+        for mark in marks:
+            entry = self._entry(mark.identity, now)
+            written.append(self._settled(mark, now))
+            if written[-1] and entry is not None and entry.state == "leased":
+                self._allowances.give_back(mark.token, mark.limits)
         return written
 
     async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         """Extend leases and keep their places; False where the lease was lost."""
         now = self._clock()
-        return [self._renewed(lease, now) for lease in leases]
+        extended = [self._renewed(lease, now) for lease in leases]
+        kept = [(one.token, one.limits) for one, held in zip(leases, extended, strict=True) if held]
+        self._allowances.keep(kept, now, self._lease_ends(now))
+        return extended
 
     async def push(self, gate: str, wait: timedelta) -> None:
         """Shut a gate for so long from now, or for longer if it is shut for longer already."""
@@ -166,8 +171,8 @@ class ModelAdmission:
         refusal = self._allowances.take(candidate.limits, candidate.cost, now)
         if refusal is not None:
             return refusal
-        lease = Lease(candidate.identity, token, candidate.limits)
-        self._lease_to(lease, candidate.fence, crashes, now)
+        self._lease_to(candidate.identity, token, candidate.fence, crashes, now)
+        self._allowances.hold(token, candidate.limits, self._lease_ends(now))
         return Run(token, crashes)
 
     def _settled(self, mark: Mark, now: datetime) -> bool:
@@ -205,19 +210,20 @@ class ModelAdmission:
     def _renewed(self, lease: Lease, now: datetime) -> bool:
         entry = self._entry(lease.identity, now)
         if entry is None:
-            self._lease_to(lease, "", 0, now)
+            self._lease_to(lease.identity, lease.token, "", 0, now)
             return True
         if entry.state != "leased" or entry.token != lease.token:
             return False
-        self._lease_to(lease, entry.fence, entry.crashes, now)
+        self._lease_to(lease.identity, lease.token, entry.fence, entry.crashes, now)
         return True
 
-    def _lease_to(self, lease: Lease, fence: str, crashes: int, now: datetime) -> None:
+    def _lease_to(self, identity: str, token: str, fence: str, crashes: int, now: datetime) -> None:
+        until, forgotten_at = self._lease_ends(now), now + self._marker
+        self._ledger[identity] = Entry("leased", token, fence, crashes, until, forgotten_at)
+
+    def _lease_ends(self, now: datetime) -> datetime:
         # As in Redis, a lease starts and ends at whole milliseconds.
-        until = EPOCH + ((now - EPOCH) // MILLISECOND + self._lease // MILLISECOND) * MILLISECOND
-        forgotten_at = now + self._marker
-        self._ledger[lease.identity] = Entry("leased", lease.token, fence, crashes, until, forgotten_at)
-        self._allowances.hold(lease.identity, lease.limits, until)
+        return EPOCH + ((now - EPOCH) // MILLISECOND + self._lease // MILLISECOND) * MILLISECOND
 
     def _entry(self, identity: str, now: datetime) -> Entry | None:
         entry = self._ledger.get(identity)

@@ -12,7 +12,8 @@
 -- have its places by then, and one job more than the limit allows runs.
 
 local lease, marker, count = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local lease_ends = string.format('%.0f', now_ms + lease)
+local lease_ends = now_ms + lease
+local lease_text = string.format('%.0f', lease_ends)
 
 local stored = redis.call('MGET', unpack(KEYS, 1, count))
 local digits, written = {}, {}
@@ -24,17 +25,20 @@ for i = 1, count do
     holder, crashes, fence = value:match('^l(%S*) %d+ (%d+) (.*)$')
   end
   if holder == token then
-    written[key] = 'l' .. token .. ' ' .. lease_ends .. ' ' .. crashes .. ' ' .. fence
+    written[key] = 'l' .. token .. ' ' .. lease_text .. ' ' .. crashes .. ' ' .. fence
     redis.call('SET', key, written[key], 'PX', marker)
     if #KEYS > count then
-      change(ARGV[4 + count + i], key, lease_ends)
+      change(ARGV[4 + count + i], token)
     end
     digits[i] = '1'
   else
     digits[i] = '0'
   end
 end
-changed('ZADD', count)
+changed(count, function(kept, places, ends)
+  -- Places whose leases have run out are gone, whether or not anybody has looked.
+  return ends and ends > now_ms and places or kept, lease_ends
+end)
 for i = count + 1, #KEYS do
   redis.call('PEXPIRE', KEYS[i], marker)
 end

@@ -57,10 +57,12 @@ for i = 1, count do
     redis.call('SET', key, after, 'PX', marker)
     value_of[key] = after
   end
-  if after and #KEYS > count then
-    change(ARGV[2 + 2 * count + i], key)
+  if #KEYS > count and after and before and before:sub(1, 1) == 'l' then
+    change(ARGV[2 + 2 * count + i], ARGV[1 + 2 * i])
   end
   digits[i] = after and '1' or '0'
 end
-changed('ZREM', count)
+changed(count, function(given_back, places, ends)
+  return places - math.min(given_back, places), ends
+end)
 return table.concat(digits)

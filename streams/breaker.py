@@ -39,6 +39,8 @@ _ASIDE = (
 )
 """From which age of an outage on jobs step aside for how long: the delay of a retry topic each."""
 _LATENESS = timedelta(milliseconds=900)
+_APART, _FARTHEST = timedelta(milliseconds=5), timedelta(minutes=2)
+"""Jobs that step aside come back one after the other, unless that would take too long: other types share the worker."""
 
 
 class Breaker:
@@ -49,7 +51,7 @@ class Breaker:
 
     def __init__(self, name: str) -> None:
         self._name = self._missing = name
-        self._lost_at = self._opened_at = self._since = self._closed_at = EPOCH
+        self._lost_at = self._opened_at = self._since = self._closed_at = self._turn = EPOCH
         self._cool_down = SHORTEST
         self.until: datetime | None = None
         """The end of the cool-down, or None when it is closed."""
@@ -81,7 +83,7 @@ class Breaker:
 
     def _open(self, now: datetime, jitter: float, *, again: bool) -> None:
         if not again:
-            self._since = now
+            self._since = self._turn = now
         self._cool_down = min(2 * self._cool_down, LONGEST) if again else SHORTEST
         self.until, self.probe = now + self._cool_down * (1 + jitter) / 2, ""
 
@@ -100,9 +102,10 @@ class Breaker:
             self._lost_at = now + delivery.handler.timeout + PROBE_GRACE
 
     def aside(self, now: datetime, jitter: float) -> Snoozed:
-        """Return the snooze of a delivery that does not run: the older the outage, the longer."""
+        """Return the snooze of a delivery that does not run: longer in an older outage, and behind many others."""
         step = next(delay for age, delay in _ASIDE if now - self._since >= age)
-        wait = max(step, (self.until or now) - now) * (1 + jitter / 4)
+        self._turn = min(max(self._turn, now) + _APART, now + _FARTHEST)
+        wait = max(step, (self.until or now) - now, self._turn - now) * (1 + jitter / 4)
         # In hops of 5 s or more, each of them a little late: what is short of 5 s would hop each second.
         delay = wait // _HOP * _HOP + _LATENESS
         return Snoozed(delay, f"outage of {self._missing} until {now + delay:%Y-%m-%dT%H:%M:%SZ}")

@@ -12,10 +12,9 @@ from typing import Any, Self
 
 from confluent_kafka import KafkaError
 
-from ratelimit.control import RedisControl
 from streams.agents import load
 from streams.codecs import codecs, lifecycle_codec
-from streams.control import Cancellation, cancel
+from streams.control import Cancellation, cancel, control_of
 from streams.errors import NotAccepted
 from streams.jobs import Payload
 from streams.lifecycle import Lifecycle
@@ -67,15 +66,12 @@ class _Client:
 
     async def _cancel(self, job_ids: Sequence[str], organization_id: str, reason: str) -> list[Cancellation]:
         settings = self._settings
-        control = RedisControl.from_url(settings.redis, prefix=settings.redis_prefix)
-        try:
+        async with control_of(settings) as control:
             return await cancel(
                 job_ids, organization_id, reason=reason, control=control, keep=settings.marker_retention,
                 database_url=settings.database_url.get_secret_value() if settings.database_url else None,
                 lifecycle=self._lifecycle, producer=self._producer, timeout=self._timeout,
             )  # fmt: skip
-        finally:
-            await control.close()
 
     def close(self) -> None:
         """Wait for what is on its way and let go of the broker."""

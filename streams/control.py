@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -10,19 +11,30 @@ from typing import TYPE_CHECKING
 from uuid6 import uuid7
 
 from ratelimit import AdmissionUnavailable
-from ratelimit.control import Control
+from ratelimit.control import Control, RedisControl
 from streams.cancellation import Cancel, name_of
 from streams.delivery import ORIGIN_CAP, check_identifier
 from streams.errors import InvalidJob, InvalidRecord, NotCancelled
 from streams.lifecycle import Lifecycle
 from streams.outcome import MESSAGE_CAP, clean
 from streams.producer import Message, Producer
+from streams.settings import Settings
 from tracking.states import FINAL, Status
 
 if TYPE_CHECKING:
     from tracking.jobs import Job
 
 log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def control_of(settings: Settings) -> AsyncIterator[RedisControl]:
+    """Open the channel to all workers for as long as the block lasts."""
+    control = RedisControl.from_url(settings.redis, prefix=settings.redis_prefix)
+    try:
+        yield control
+    finally:
+        await control.close()
 
 
 @dataclass(frozen=True, slots=True)

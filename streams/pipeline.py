@@ -126,11 +126,11 @@ class Pipeline:
         if not self._taking:
             return
         now = self._clock()
-        cancelled, window = self._cancellations.known, self.window
+        cancelled, orphaned, window = self._cancellations.known, self.runs.orphaned, self.window
         for record in records:
             if not offsets.read(record.offset):
                 continue
-            if self.runs.adopt(record.offset, offsets):
+            if orphaned and self.runs.adopt(record.offset, offsets):
                 continue
             try:
                 delivery = read(self.queue, record, offsets, self._codec)

@@ -77,8 +77,9 @@ class Producer:
                 "message.max.bytes": 4 * 1024 * 1024,
                 "queue.buffering.max.messages": 500_000,
                 "message.timeout.ms": timeout_ms,
-                # With several, the second batch of a partition may be written before the first one, which is sent
-                # again then, answered as a duplicate, and taken for written: two records were lost so.
+                # With several, a partition that does not know the producer yet may write the second batch and
+                # refuse the first; librdkafka takes the success of a later batch for that of all before it.
+                # Records were lost so.
                 "max.in.flight": 1,
                 # librdkafka's own lines about a broker that is down repeat for ever; errors are reported here.
                 "log_level": 2,

@@ -102,7 +102,7 @@ class Runs:
         self._ready: deque[Running] = deque()
         self._filled = asyncio.Event()
         self._leased: dict[Delivery, Running] = {}
-        self._orphans: dict[tuple[int, int], Running] = {}
+        self.orphaned: dict[tuple[int, int], Running] = {}
         """What runs on without its partition, by partition and offset."""
         self._changed = asyncio.Event()
         self._started = 0
@@ -132,9 +132,7 @@ class Runs:
 
     def adopt(self, offset: int, offsets: PartitionOffsets) -> bool:
         """Return whether a record that is read again is that of a job that runs here still."""
-        if not self._orphans:
-            return False
-        running = self._orphans.pop((offsets.partition, offset), None)
+        running = self.orphaned.pop((offsets.partition, offset), None)
         if running is None or running.delivery not in self._leased:
             return False
         running.delivery.offsets = offsets
@@ -342,7 +340,7 @@ class Runs:
 
     def part(self) -> None:
         """Let what still runs go on without its partition, to be found again should that come back."""
-        self._orphans = {
+        self.orphaned = {
             (one.offsets.partition, one.offset): running for one, running in self._leased.items()
         }
 

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 LEDGER_RETRY = timedelta(milliseconds=500)
 
+UNSETTLED_BOUND = 4_000
+"""How many outcomes may wait to be durable before nothing more is read: in an outage all that is read steps aside."""
+
 
 class BrokerRefused(StreamsError):
     """The broker refused a record that must be written; the worker ends, and nothing it held is settled."""
@@ -283,6 +286,11 @@ class Settlement:
                 self.rounds += 1
             if not self._ended and not self._unmarked:
                 self._settled.set()
+
+    @property
+    def full(self) -> bool:
+        """Return whether so much waits to be durable that nothing more should be taken."""
+        return len(self._ended) + len(self._settling) + len(self._unmarked) >= UNSETTLED_BOUND
 
     @property
     def has_outcomes(self) -> bool:

@@ -134,6 +134,11 @@ class Consumer(driver.Consumer):
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
+        except asyncio.CancelledError:
+            # Faust takes being stopped amid a rebalance for a crash, after which the group waits for this member in
+            # vain until it has ended.
+            if not self.app.should_stop:
+                raise
 
     async def _fetch(self) -> None:
         self.rounds += 1

@@ -83,10 +83,10 @@ class Worker:
         self.cancellations = Cancellations()
         self.limits = DeliveryLimits()
         self._live = LiveWorkers(worker_type, settings.worker_id, admission)
-        self._local = LocalLimits(clock)
+        self._local = LocalLimits(self.clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
-        self._settlement = Settlement(
+        self.settlement = Settlement(
             producer=producer,
             admission=admission,
             lifecycle=lifecycle,
@@ -107,7 +107,7 @@ class Worker:
                 codec=codecs[queue.name],
                 admission=admission,
                 execution=self._execution,
-                settlement=self._settlement,
+                settlement=self.settlement,
                 lifecycle=lifecycle,
                 window=Window(
                     records=settings.window_records,
@@ -134,10 +134,6 @@ class Worker:
         """Done when a duty has ended by an exception: the worker cannot go on and must be started again."""
 
     @property
-    def settlement(self) -> Settlement:
-        return self._settlement
-
-    @property
     def topics(self) -> tuple[str, ...]:
         return tuple(self.pipelines)
 
@@ -147,7 +143,7 @@ class Worker:
             self._admitting.append(self._duty(pipeline.admit(), f"admit {pipeline.queue.name}"))
             self._duty(pipeline.runs.run(), f"run {pipeline.queue.name}")
             self._duty(pipeline.unbegun.run(), f"cancel {pipeline.queue.name}")
-        self._duty(self._settlement.run(), "settle")
+        self._duty(self.settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
         self._duty(self._live.run(), "say it lives")
@@ -187,13 +183,18 @@ class Worker:
         return self._offsets.get(partition)
 
     def has_room(self, partition: Partition) -> bool:
-        """Return whether records of a partition may be handed in: its queue's window and its span have room."""
+        """Return whether records of a partition may be handed in: its queue's window and its span have room.
+
+        Nor are any while too many outcomes wait to be durable: what steps aside leaves the window faster than the
+        broker takes it.
+        """
         offsets = self._offsets.get(partition)
         return (
             offsets is not None
             and not offsets.gone
             and offsets.span < self._settings.window_span
             and not self.pipelines[partition.topic].window.full
+            and not self.settlement.full
         )
 
     def take(self, partition: Partition, records: Iterable[Record]) -> None:
@@ -244,7 +245,7 @@ class Worker:
             async with asyncio.timeout(grace.total_seconds()):
                 for pipeline in self.pipelines.values():
                     await pipeline.runs.idle()
-                await self._settlement.settled()
+                await self.settlement.settled()
         except TimeoutError:
             log.info("jobs that run on keep their leases; whoever reads them again waits for those")
 
@@ -274,7 +275,7 @@ class Worker:
         # must outlive them.
         running = {one for pipeline in self.pipelines.values() for one in pipeline.runs.unfinished()}
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
-        marks = [self._settlement.release(one) for one in ended]
+        marks = [self.settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
         await self._live.leave()
         await self._admission.close()
@@ -348,7 +349,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
             running = [one for pipeline in self.pipelines.values() for one in pipeline.runs.leased()]
-            leased = running + self._settlement.leased()
+            leased = running + self.settlement.leased()
             if not leased:
                 continue
             until = time.monotonic() + self._settings.lease.total_seconds()
@@ -368,7 +369,7 @@ class Worker:
     async def _keep_house(self) -> None:
         process = psutil.Process()
         while True:
-            self._settlement.memory_bytes = process.memory_info().rss
+            self.settlement.memory_bytes = process.memory_info().rss
             for pipeline in self.pipelines.values():
                 pipeline.window.weigh()
             await self.set_clock()

@@ -1,13 +1,11 @@
-"""Cancels for tests of the worker, and a handler to be cancelled."""
+"""Cancels for tests of the worker."""
 
-import asyncio
 from datetime import timedelta
 
 from uuid6 import uuid7
 
 from streams.cancellation import Cancel, name_of
-from streams.jobs import Job
-from tests.rig import Do, Rig, handle
+from tests.rig import Rig
 
 DAY = timedelta(days=1)
 
@@ -28,35 +26,3 @@ async def cancel(rig: Rig, *job_ids: str, organization: str = "acme", told: str 
 def ends(rig: Rig) -> list[tuple[str, str]]:
     going_on = ("queued", "started", "progressed")
     return [(one["jobId"], one["kind"]) for one in rig.events() if one["kind"] not in going_on]
-
-
-class Slow:
-    """A handler that waits with the jobs that have a number, and remembers what became of whom."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-        self.stopped: list[str] = []
-        self.cleaned: list[str] = []
-        self.goes_on = asyncio.Event()
-
-    async def __call__(self, job: Job[Do]) -> None:
-        self.ran.append(job.id)
-        if job.payload.number:
-            try:
-                await self.goes_on.wait()
-            except asyncio.CancelledError:
-                self.stopped.append(job.id)
-                await asyncio.sleep(0.01)
-                self.cleaned.append(job.id)
-                raise
-
-
-def handled() -> Slow:
-    """Register a slow handler and return it."""
-    slow = Slow()
-
-    async def runs(job: Job[Do]) -> None:
-        await slow(job)
-
-    handle(runs)
-    return slow

@@ -1,13 +1,16 @@
 """Deliveries for tests that need no record behind them."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from streams.backoff import Backoff
 from streams.delivery import Delivery
+from streams.execution import Execution
 from streams.jobs import Handler, Job, Payload, RunsIn
 from streams.offsets import PartitionOffsets
+from streams.outcome import Attempt, Outcome
 from streams.queues import EMAILS
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -69,3 +72,12 @@ def job(payload: Payload | None = None, **changes: Any) -> Job[Any]:
         **changes,
     }
     return Job(**facts)
+
+
+async def attempted(execution: Execution, handler: Handler, job: Job[Any]) -> tuple[Outcome, Attempt]:
+    """Run one attempt in the current task, as a runner does; return its outcome and what it measured."""
+    current = asyncio.current_task()
+    assert current is not None
+    outcome, measured = await execution.run(delivery(handler=handler, attempt=job.attempt), job, current)
+    assert outcome is not None
+    return outcome, measured

@@ -48,11 +48,13 @@ class Execution(NamedTuple):
     at: float
 
 
-def wait_until(true: Callable[[], bool], within_seconds: float, what: str) -> None:
+def wait_until(true: Callable[[], bool], within_seconds: float, what: str | Callable[[], str]) -> None:
     """Return as soon as something is true; AssertionError with `what` when it does not become so in time."""
     deadline = time.monotonic() + within_seconds
     while not true():
-        assert time.monotonic() < deadline, f"not within {within_seconds:g} s: {what}"
+        if time.monotonic() > deadline:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"not within {within_seconds:g} s: {said}")
         time.sleep(0.02)
 
 
@@ -193,7 +195,7 @@ class Pipeline:
         def enough() -> bool:
             return len({event["jobId"] for event in self.events() if event["kind"] == kind}) >= count
 
-        wait_until(enough, within_seconds, f"{count} jobs {kind}; there are {self.kinds()}")
+        wait_until(enough, within_seconds, lambda: f"{count} jobs {kind}; there are {self.kinds()}")
 
     def wait_for_count(self, kind: str, count: int, within_seconds: float = 60) -> None:
         """Wait until there are at least so many events of a kind, of whatever jobs."""

@@ -66,6 +66,38 @@ def handle(function: Callable[[Job[Any]], Any], queue: Queue = WEBHOOKS, **optio
     return HANDLERS[name]
 
 
+class Slow:
+    """A handler that waits with the jobs that have a number, and remembers what became of whom."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.stopped: list[str] = []
+        self.cleaned: list[str] = []
+        self.goes_on = asyncio.Event()
+
+    async def __call__(self, job: Job[Do]) -> None:
+        self.ran.append(job.id)
+        if job.payload.number:
+            try:
+                await self.goes_on.wait()
+            except asyncio.CancelledError:
+                self.stopped.append(job.id)
+                await asyncio.sleep(0.01)
+                self.cleaned.append(job.id)
+                raise
+
+
+def handle_slow() -> Slow:
+    """Register a handler that waits, and return what it remembers."""
+    slow = Slow()
+
+    async def runs(job: Job[Do]) -> None:
+        await slow(job)
+
+    handle(runs)
+    return slow
+
+
 async def eventually(true: Callable[[], object], what: str = "", within_seconds: float = 10) -> None:
     """Return as soon as something is true; AssertionError when it does not become so in time."""
     deadline = time.monotonic() + within_seconds

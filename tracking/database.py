@@ -20,7 +20,7 @@ class TrackingError(Exception):
 
 
 class DatabaseUnavailable(TrackingError):
-    """The database cannot be reached."""
+    """The database cannot be reached, or cannot do now what was asked of it."""
 
 
 class SchemaOutdated(TrackingError):
@@ -84,7 +84,8 @@ def connected(database: Engine | Connection) -> Iterator[Connection]:
 
 
 _UNDEFINED = ("42P01", "42703")  # table, column
-_CONNECTION = ("08", "28", "3D", "53", "57")  # connection, login, database, resources, shutdown
+_CONNECTION = ("08", "28", "3D", "57")  # connection, login, database, shutdown
+_PASSING = ("40", "53")  # a transaction given up, as by a deadlock; disk, memory or connections used up
 
 
 def sqlstate(error: DBAPIError) -> str:
@@ -98,9 +99,15 @@ def meaning(error: DBAPIError) -> TrackingError | None:
     if state in _UNDEFINED:
         return SchemaOutdated("the database has not the tables of this version: run `streams db upgrade`")
     if state[:2] in _CONNECTION or (isinstance(error, OperationalError) and not state):
-        lines = str(error.orig).strip().splitlines()
-        return DatabaseUnavailable(f"the database cannot be reached: {lines[0] if lines else 'no answer'}")
+        return DatabaseUnavailable(f"the database cannot be reached: {_first_line(error)}")
+    if state[:2] in _PASSING:
+        return DatabaseUnavailable(f"the database cannot do this now: {_first_line(error)}")
     return None
+
+
+def _first_line(error: DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines()
+    return lines[0] if lines else "no answer"
 
 
 def refuses_the_data(error: DBAPIError) -> bool:

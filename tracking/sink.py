@@ -115,6 +115,8 @@ class Sink:
         consumer = Consumer(
             {
                 "session.timeout.ms": 15_000,
+                # By default a request waits a minute for a broker that hangs, and the group waits with it.
+                "socket.timeout.ms": 10_000,
                 "topic.metadata.refresh.interval.ms": 10_000,
                 "fetch.wait.max.ms": 100,
                 "queued.max.messages.kbytes": 32_768,

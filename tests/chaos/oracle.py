@@ -15,8 +15,8 @@ from tests.chaos.repeats import executions_explained, one_at_a_time, told_again
 from tests.chaos.verdict import Verdict, against
 from tracking.states import FINAL, MOVES, Status
 
-WARM_SECONDS = 5.0
-"""A worker that has just started imports, connects and fills its caches."""
+WARM_SECONDS = 15.0
+"""A worker that has just started imports, connects and fills its caches; on a machine with too much to do, slowly."""
 
 
 @dataclass(slots=True)

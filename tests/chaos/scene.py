@@ -169,6 +169,13 @@ class Scene:
             "all workers run jobs",
         )
 
+    def under_load(self, per_second: float = 80, *, workers: int = 2, ends: int = 150) -> list[Member]:
+        """Start workers under a steady load, and let them find their pace: until so many jobs have ended."""
+        self.publishing.steadily(per_second)
+        members = self.workers(workers)
+        self.wait_for_ends(ends)
+        return members
+
     def start_sink(self, *program: str, **environment: str) -> subprocess.Popen[bytes]:
         """Run the tracking sink as an operator would, or a program in its place, and return it."""
         with (self.pipeline.folder / "sink.log").open("ab") as log:
@@ -276,6 +283,12 @@ class Scene:
             wait_until(self._drained, max(since + within - time.time(), 1), "drained")
             self._drained_after = time.time() - since
         return self._drained_after is not None
+
+    def recover(self, load_seconds: float, drain_seconds: float) -> None:
+        """Heal, let some load pass, and drain."""
+        self.heal()
+        self.play(load_seconds)
+        self.drain(drain_seconds)
 
     def _drained(self) -> bool:
         if not self.listener.ended.issuperset(one.job_id for one in self.publishing.published):

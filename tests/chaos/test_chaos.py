@@ -19,8 +19,8 @@ pytestmark = pytest.mark.stack
 
 SEED = 7
 SUBSET = (
-    "kill-worker", "failpoint-after-settle", "sigterm", "zombie-worker", "rebalance-storm-short", "redis-flushed",
-    "redis-answers-lost", "postgres-deadlock", "poison-bytes", "published-100-times", "slow-among-quick",
+    "kill-worker", "failpoint-after-settle", "sigterm", "zombie-worker", "redis-flushed",
+    "redis-answers-lost", "postgres-deadlock", "poison-bytes", "published-100-times",
 )  # fmt: skip
 
 Report = dict[str, Any]

@@ -18,7 +18,9 @@ from devstack.valkey import server_binary
 from ratelimit import (
     AdmissionUnavailable,
     Candidate,
+    Concurrency,
     Done,
+    Gate,
     Lease,
     Leased,
     Limit,
@@ -361,8 +363,8 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
         await redis.execute_command(  # type: ignore[no-untyped-call]
             "ACL", "SETUSER", "worker", "on", ">s3:cr/et", "~{streams}:*", "resetchannels",
             "-@all", "+evalsha", "+eval", "+get", "+mget", "+set", "+del", "+time", "+ping", "+select", "+hello",
-            "+client|setinfo", "+zadd", "+zrem", "+zcard", "+zrange", "+zremrangebyscore", "+pexpire",
-            "+zrangebyscore", "+zrevrange", "+hset", "+hget", "+hmget", "+hdel", "+xadd", "+xrevrange",
+            "+client|setinfo", "+hset", "+hmget", "+hgetall", "+hdel", "+zadd", "+zrange", "+zremrangebyscore",
+            "+pexpire", "+zrangebyscore", "+zrevrange", "+zrem", "+hget", "+xadd", "+xrevrange",
         )  # fmt: skip
         url = (
             f"redis://worker:s3%3Acr%2Fet@127.0.0.1:{server.port}/5"
@@ -370,19 +372,27 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
             else f"unix://worker:s3%3Acr%2Fet@{server.socket}?db=5"
         )
         admission = RedisAdmission.from_url(url)
-        [run] = await admission.admit([Candidate("acme:1", FIRST, ONE)])
+        limits = (*ONE, Concurrency("running", 1), Gate("gate"))
+        [run, refused] = await admission.admit([Candidate(f"acme:{n}", FIRST, limits) for n in (1, 2)])
         assert isinstance(run, Run)
-        assert await admission.settle([Mark("acme:1", run.token, Done())]) == [True]
+        assert isinstance(refused, Limited)
+        assert await admission.renew([Lease("acme:1", run.token, limits)]) == [True]
+        assert await admission.settle([Mark("acme:1", run.token, Done(), limits)]) == [True]
         assert await admission.completed(["acme:1"]) == [True]
         place, at = Place("emails:acme:k", 1), datetime(2026, 4, 15, tzinfo=UTC)
         await admission.keep_places([(place, at)])
         assert await admission.ahead([Place("emails:acme:k", 2)]) == [at]
         await admission.leave_places([(place, "acme:1", False)])
+        await admission.push("gate", HOUR)
+        await admission.lift("gate")
+        assert await admission.present("primary/1", HOUR) == ["primary/1"]
+        await admission.present("primary/1", timedelta(0))
         await admission.close()
         control = RedisControl.from_url(url, prefix="streams")
         for keep in (timedelta(milliseconds=1), None):
-            await control.say({"a": "1"}, keep)
+            await control.say({"a": "1"}, keep, by="ana")
             assert [said.name for said in await control.after(0)] == ["a"]
+        assert len(await control.changes(5)) == 2
         await control.close()
         async with (
             Redis.from_url(server.url, db=5) as there,

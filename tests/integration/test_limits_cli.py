@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 import devstack
 from cli.main import main
 from ratelimit import Candidate, Gate, Limit, Limited, Run
-from ratelimit.control import Listener, RedisControl
+from ratelimit.control import Listener
 from ratelimit.redis import RedisAdmission
+from streams.control import control_of
 from streams.jobs import HANDLERS
 from streams.limits import DeliveryLimits
 from streams.settings import settings
@@ -46,11 +47,9 @@ def held(job_type: str, organization: str) -> list[str]:
     """Return what a worker that starts now holds a job to."""
 
     async def hear() -> DeliveryLimits:
-        configuration = settings()
-        control = RedisControl.from_url(configuration.redis, prefix=configuration.redis_prefix)
         known = DeliveryLimits()
-        known.hear(await Listener(control).news())
-        await control.close()
+        async with control_of(settings()) as control:
+            known.hear(await Listener(control).news())
         return known
 
     known = asyncio.run(hear()).of(HANDLERS[job_type], organization).limits

@@ -209,9 +209,13 @@ class Member:
 
     async def _hand_in(self, partition: Partition, batch: list[Stored], offsets: PartitionOffsets) -> None:
         await asyncio.sleep(0)  # the way through the agent's queue, which a rebalance clears
-        if self._flow and self.same(offsets, self.worker.offsets(partition)):
+        if not self.same(offsets, self.worker.offsets(partition)):
+            return
+        if self._flow:
             self._world.read(self.process, batch)
             self.worker.take(partition, batch)
+        else:
+            self.read_again({partition: batch[0].offset})
 
     # -- positions out -----------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import pytest
 
 from streams.agents import MODULES
 from streams.jobs import HANDLERS, TYPE_OF_PAYLOAD
+from tests.rig import Slow, handle_slow
 
 
 @pytest.fixture
@@ -23,3 +24,9 @@ def no_handlers() -> Iterator[None]:
     """Let a test have handlers of its own and no others, and no other test see them."""
     with patch.dict(HANDLERS, clear=True), patch.dict(TYPE_OF_PAYLOAD, clear=True):
         yield
+
+
+@pytest.fixture
+def slow(no_handlers: None) -> Slow:
+    """Give a test the one handler that it needs, whose jobs with a number wait."""
+    return handle_slow()

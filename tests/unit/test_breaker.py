@@ -1,6 +1,8 @@
 """When a type or its provider is in outage: who waits, who tries, and who is left alone."""
 
 import pickle
+import random
+from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -302,6 +304,19 @@ class TestSnoozes:
             assert snoozed is not None
             assert snoozed.delay == timedelta(seconds=seconds)
             assert hops(snoozed.delay, SECOND / 10) <= 6
+
+    def test_a_crowd_comes_back_one_after_the_other(self) -> None:
+        outages, chance = Outages(), random.Random(7)
+        outages.trip()
+        back: Counter[int] = Counter()
+        waiting = one(9)
+        for _ in range(20_000):
+            snoozed = outages.breakers.aside(waiting, outages.now, chance.random())
+            assert snoozed is not None
+            assert snoozed.delay < timedelta(seconds=151)
+            back[int(snoozed.delay.total_seconds())] += 1
+        assert len(back) > 20
+        assert max(back.values()) < 2_000, "more than 400 a second, in steps of 5 s"
 
 
 class Machine(RuleBasedStateMachine):

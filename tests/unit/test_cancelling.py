@@ -11,20 +11,15 @@ from ratelimit import Candidate, Mark, Run, Waiting, fence, identity
 from streams.errors import Transient
 from streams.jobs import Job
 from streams.queues import CRITICAL, EMAILS, WEBHOOKS
-from tests.cancelling import DAY, Slow, cancel, ends, handled, say
+from tests.cancelling import DAY, cancel, ends, say
 from tests.conftest import ExpectedErrors
 from tests.in_process import Input, run
-from tests.rig import Alert, Do, Mail, Rig, eventually, handle, headers_of
+from tests.rig import Alert, Do, Mail, Rig, Slow, eventually, handle, headers_of
 
 pytestmark = pytest.mark.usefixtures("no_handlers")
 
 SECOND = timedelta(seconds=1)
 ONE = {"worker_concurrency": 1}
-
-
-@pytest.fixture
-def slow(no_handlers: None) -> Slow:
-    return handled()
 
 
 class TestWaiting:

@@ -9,18 +9,13 @@ import pytest
 
 from ratelimit import Done, Waiting, fence
 from streams.jobs import Job
-from tests.cancelling import Slow, cancel, ends, handled, say
+from tests.cancelling import cancel, ends, say
 from tests.in_process import Input, run
-from tests.rig import Do, Rig, eventually, handle
+from tests.rig import Do, Rig, Slow, eventually, handle
 
 pytestmark = pytest.mark.usefixtures("no_handlers")
 
 ONE = {"worker_concurrency": 1}
-
-
-@pytest.fixture
-def slow(no_handlers: None) -> Slow:
-    return handled()
 
 
 class TestRunning:

@@ -194,7 +194,7 @@ def empty_store(history: History) -> None:
 
 
 def grows(history: History) -> None:
-    history.memory = [Memory(2, number / 2, 20.0 + 1.65 * number) for number in range(60)]
+    history.memory = [Memory(2, number / 2, 1.19 * number) for number in range(100)]
 
 
 def grows_beyond_its_share(history: History) -> None:

@@ -174,7 +174,14 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
         assert organization_id == "acme"
         return None if desk.store is None else {one: desk.store[one] for one in job_ids if one in desk.store}
 
+    class Redis:
+        @staticmethod
+        def from_url(url: str, prefix: str) -> ModelControl:
+            assert (url, prefix) == ("redis://127.0.0.1:6379/0", "streams")
+            return desk.control
+
     monkeypatch.setattr(control, "_known", known)
+    monkeypatch.setattr(control, "RedisControl", Redis)
     return desk
 
 
@@ -310,14 +317,7 @@ class TestCommand:
                 super().__init__(load_settings(_env_file=None))
                 self._producer = desk.broker
 
-        class Redis:
-            @staticmethod
-            def from_url(url: str, prefix: str) -> ModelControl:
-                assert (url, prefix) == ("redis://127.0.0.1:6379/0", "streams")
-                return desk.control
-
         monkeypatch.setattr("cli.cancel.SyncJobs", Client)
-        monkeypatch.setattr(client, "RedisControl", Redis)
 
     def test_it_says_what_became_of_each(self, desk: Desk) -> None:
         desk.store = {"a": stored("a", Status.RETRYING), "b": stored("b", Status.RUNNING)}
@@ -368,13 +368,7 @@ class TestCommand:
         assert said in sentence(found)
 
 
-async def test_the_asyncio_client_cancels_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Redis:
-        @staticmethod
-        def from_url(url: str, prefix: str) -> ModelControl:
-            return desk.control
-
-    monkeypatch.setattr(client, "RedisControl", Redis)
+async def test_the_asyncio_client_cancels_too(desk: Desk) -> None:
     desk.store = {"a": stored("a", Status.QUEUED)}
     async with client.Jobs(load_settings(_env_file=None)) as jobs:
         jobs._producer = desk.broker

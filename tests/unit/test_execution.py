@@ -17,7 +17,7 @@ from streams.execution import LONGEST_DELAY, OUTPUT_CAP, Execution, failed, judg
 from streams.jobs import Job, Payload, Result, RunsIn
 from streams.outcome import Attempt, Completed, DeadLetter, Outcome, Retry, Snoozed
 from tests.conftest import ExpectedErrors
-from tests.deliveries import delivery, handler, job
+from tests.deliveries import attempted, delivery, handler, job
 
 SECOND = timedelta(seconds=1)
 
@@ -38,12 +38,11 @@ async def call(
     **options: Any,
 ) -> tuple[Outcome, Attempt]:
     timeout, payload = options.pop("timeout", 20 * SECOND), options.pop("payload", Payload())
-    one = delivery(handler=handler(function, runs_in, timeout), attempt=attempt)
+    handled = handler(function, runs_in, timeout)
+    outcome, measured = await attempted(execution, handled, job(payload, attempt=attempt, **options))
     current = asyncio.current_task()
     assert current is not None
-    outcome, measured = await execution.run(one, job(payload, attempt=attempt, **options), current)
     assert current.cancelling() == 0
-    assert outcome is not None
     return outcome, measured
 
 

@@ -11,7 +11,7 @@ import pytest
 from streams.execution import Execution
 from streams.outcome import Attempt, Completed, DeadLetter, Outcome, Retry, Snoozed
 from tests.conftest import ExpectedErrors
-from tests.deliveries import delivery, handler, job
+from tests.deliveries import attempted, handler, job
 from tests.in_process import Input, run
 
 SECOND = timedelta(seconds=1)
@@ -26,12 +26,8 @@ async def execution() -> AsyncIterator[Execution]:
 
 async def in_process(execution: Execution, what: str, **options: Any) -> tuple[Outcome, Attempt]:
     payload = Input(what=what, number=options.pop("number", 0), text=options.pop("text", ""))
-    one = delivery(handler=handler(run, "process", options.pop("timeout", 20 * SECOND)))
-    current = asyncio.current_task()
-    assert current is not None
-    outcome, attempt = await execution.run(one, job(payload, **options), current)
-    assert outcome is not None
-    return outcome, attempt
+    handled = handler(run, "process", options.pop("timeout", 20 * SECOND))
+    return await attempted(execution, handled, job(payload, **options))
 
 
 async def test_it_runs_elsewhere_and_is_measured(execution: Execution) -> None:

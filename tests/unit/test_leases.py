@@ -16,7 +16,7 @@ from streams.queues import WEBHOOKS
 from streams.runs import WATCHED_FROM
 from streams.worker import Partition
 from tests.in_process import Input, run
-from tests.rig import Do, Read, Rig, eventually, handle
+from tests.rig import Do, Read, Rig, Slow, eventually, handle
 
 pytestmark = pytest.mark.usefixtures("no_handlers")
 
@@ -29,32 +29,22 @@ def pipeline_of(rig: Rig) -> Pipeline:
     return rig.worker.pipelines[WEBHOOKS.topic]
 
 
-class Held:
-    """A handler that keeps the jobs with a number until they may end, and counts who ran and who was cancelled."""
-
-    def __init__(self) -> None:
-        self.ends = asyncio.Event()
-        self.ran: list[str] = []
-        self.cancelled: list[str] = []
-
-    async def __call__(self, job: Job[Do]) -> None:
-        self.ran.append(job.id)
-        if job.payload.number:
-            try:
-                await self.ends.wait()
-            except asyncio.CancelledError:
-                self.cancelled.append(job.id)
-                raise
+async def parted(rig: Rig, slow: Slow) -> Read:
+    """Let a job outlive its assignment, and return its record."""
+    queue, value, headers = rig.record(Do(number=1), job_id="job-1")
+    record = Read(queue.topic, 0, 0, b"acme", value, list(headers.items()))
+    rig.worker.take(HERE, [record])
+    await eventually(lambda: slow.ran)
+    await rig.worker.hand_over(timedelta(milliseconds=20))
+    rig.worker.forget()
+    return record
 
 
-def handled() -> Held:
-    held = Held()
-
-    async def runs(job: Job[Do]) -> None:
-        await held(job)
-
-    handle(runs)
-    return held
+def again(rig: Rig, record: Read) -> None:
+    """Give the partition back, and let the record be read again."""
+    rig.worker.assign([HERE])
+    rig.worker.take(HERE, [record])
+    rig._next[HERE] = 1
 
 
 async def take_over(rig: Rig, job_id: str) -> None:
@@ -64,46 +54,29 @@ async def take_over(rig: Rig, job_id: str) -> None:
 
 
 class TestAdoption:
-    async def test_a_job_that_runs_on_is_found_again_with_its_partition(self) -> None:
-        held = handled()
+    async def test_a_job_that_runs_on_is_found_again_with_its_partition(self, slow: Slow) -> None:
         async with Rig() as rig:
-            queue, value, headers = rig.record(Do(number=1), job_id="job-1")
-            record = Read(queue.topic, 0, 0, b"acme", value, list(headers.items()))
-            rig.worker.take(HERE, [record])
-            await eventually(lambda: held.ran)
-            await rig.worker.hand_over(timedelta(milliseconds=20))
-            rig.worker.forget()
-            rig.worker.assign([HERE])
-            rig.worker.take(HERE, [record])
-            rig._next[HERE] = 1
+            record = await parted(rig, slow)
+            again(rig, record)
             assert pipeline_of(rig).window.records == 0, "it is not read again"
             rig.put(Do())
-            await eventually(lambda: len(held.ran) == 2)
+            await eventually(lambda: len(slow.ran) == 2)
             assert rig.position() == 0, "its record is not settled"
-            held.ends.set()
+            slow.goes_on.set()
             await rig.settled()
             assert sorted(rig.kinds()) == ["completed", "completed"]
-            assert held.ran.count("job-1") == 1
+            assert slow.ran.count("job-1") == 1
 
-    async def test_one_that_ended_in_the_meantime_is_read_and_dropped(self) -> None:
-        held = handled()
+    async def test_one_that_ended_in_the_meantime_is_read_and_dropped(self, slow: Slow) -> None:
         async with Rig() as rig:
-            queue, value, headers = rig.record(Do(number=1), job_id="job-1")
-            record = Read(queue.topic, 0, 0, b"acme", value, list(headers.items()))
-            rig.worker.take(HERE, [record])
-            await eventually(lambda: held.ran)
-            await rig.worker.hand_over(timedelta(milliseconds=20))
-            rig.worker.forget()
-            held.ends.set()
+            record = await parted(rig, slow)
+            slow.goes_on.set()
             await eventually(lambda: rig.events("completed"))
-            rig.worker.assign([HERE])
-            rig.worker.take(HERE, [record])
-            rig._next[HERE] = 1
+            again(rig, record)
             await rig.settled()
-            assert held.ran == ["job-1"]
+            assert slow.ran == ["job-1"]
 
-    async def test_answers_that_come_after_the_partition_left_begin_nothing(self) -> None:
-        held = handled()
+    async def test_answers_that_come_after_the_partition_left_begin_nothing(self, slow: Slow) -> None:
         async with Rig() as rig:
             admit, answer = rig.ledger.admit, asyncio.Event()
 
@@ -119,13 +92,14 @@ class TestAdoption:
             answer.set()
             name = identity("acme", "job-1")
             await eventually(lambda: rig.ledger._ledger[name].state == "waiting", "the lease is given back")
-            assert held.ran == []
+            assert slow.ran == []
             assert rig.worker.positions() == {}, "and its record is left to whoever comes next"
 
 
 class TestWatchdogCopies:
-    async def test_a_job_that_holds_many_back_leaves_a_copy_and_lets_the_position_go(self) -> None:
-        held = handled()
+    async def test_a_job_that_holds_many_back_leaves_a_copy_and_lets_the_position_go(
+        self, slow: Slow
+    ) -> None:
         async with Rig() as rig:
             rig.put(Do(number=1), job_id="slow")
             for _ in range(WATCHED_FROM):
@@ -133,7 +107,7 @@ class TestWatchdogCopies:
             await rig.settled()
             (copy,) = rig.carried()
             assert copy.topic == "jobs.retry.30s", "the lease is 30 s"
-            assert held.ran.count("slow") == 1
+            assert slow.ran.count("slow") == 1
             assert len(rig.events("completed")) == WATCHED_FROM
 
             # It comes due while the job runs: it waits again, and holds nothing back.
@@ -145,16 +119,15 @@ class TestWatchdogCopies:
             assert second.topic == "jobs.retry.5s"
 
             # It comes due when the job has ended: it is dropped.
-            held.ends.set()
+            slow.goes_on.set()
             await eventually(lambda: len(rig.events("completed")) == WATCHED_FROM + 1)
             rig.clock.ahead += 31 * SECOND
             rig.put_again(second)
             await rig.settled()
-            assert held.ran.count("slow") == 1
+            assert slow.ran.count("slow") == 1
             assert len(rig.carried()) == 2
 
-    async def test_the_copy_of_a_worker_that_died_runs(self) -> None:
-        held = handled()
+    async def test_the_copy_of_a_worker_that_died_runs(self, slow: Slow) -> None:
         async with Rig() as first:
             first.put(Do(number=1), job_id="slow")
             for _ in range(WATCHED_FROM):
@@ -162,7 +135,7 @@ class TestWatchdogCopies:
             await first.settled()
             (copy,) = first.carried()
             ledger = first.ledger
-            held.ends.set()
+            slow.goes_on.set()
             async with Rig() as second:
                 second.worker.pipelines[WEBHOOKS.topic]._admission = ledger
                 ledger._clock = second.clock
@@ -171,10 +144,9 @@ class TestWatchdogCopies:
                 ledger._ledger[identity("acme", "slow")] = replace(entry, state="leased", token="the dead")
                 second.clock.ahead += 31 * SECOND
                 second.put_again(copy)
-                await eventually(lambda: held.ran.count("slow") == 2)
+                await eventually(lambda: slow.ran.count("slow") == 2)
 
-    async def test_quick_jobs_and_those_that_hold_few_back_leave_none(self) -> None:
-        held = handled()
+    async def test_quick_jobs_and_those_that_hold_few_back_leave_none(self, slow: Slow) -> None:
         async with Rig() as rig:
             rig.put(Do(number=1), job_id="slow")
             for _ in range(WATCHED_FROM - 1):
@@ -182,25 +154,24 @@ class TestWatchdogCopies:
             await eventually(lambda: len(rig.events("completed")) == WATCHED_FROM - 1)
             await eventually(lambda: rig.events("started"))
             assert rig.carried() == []
-            held.ends.set()
+            slow.goes_on.set()
             await rig.settled()
 
 
 class TestLostLeases:
-    async def test_a_run_in_the_loop_is_cancelled_and_says_nothing(self) -> None:
-        held = handled()
+    async def test_a_run_in_the_loop_is_cancelled_and_says_nothing(self, slow: Slow) -> None:
         async with Rig(options=OPTIONS) as rig:
             rig.put(Do(number=1), job_id="job-1")
-            await eventually(lambda: held.ran)
+            await eventually(lambda: slow.ran)
             await take_over(rig, "job-1")
-            await eventually(lambda: held.cancelled, "the run is cancelled", within_seconds=5)
+            await eventually(lambda: slow.stopped, "the run is cancelled", within_seconds=5)
             assert "completed" not in rig.kinds()
             assert rig.position() is None
             # Its record is settled once the other worker is done.
             await rig.ledger.settle([Mark(identity("acme", "job-1"), "another worker's", Done())])
             await rig.settled()
             assert [kind for kind in rig.kinds() if kind != "started"] == []
-            assert held.ran == ["job-1"]
+            assert slow.ran == ["job-1"]
 
     async def test_a_thread_is_told(self) -> None:
         told = threading.Event()
@@ -228,25 +199,23 @@ class TestLostLeases:
             await eventually(lambda: not pipeline_of(rig).runs.unfinished(), within_seconds=10)
             assert rig.kinds() == ["started"]
 
-    async def test_an_end_that_comes_after_the_lease_is_verified_before_it_is_told(self) -> None:
-        held = handled()
+    async def test_an_end_that_comes_after_the_lease_is_verified_before_it_is_told(self, slow: Slow) -> None:
         async with Rig() as rig:
             rig.put(Do(number=1), job_id="job-1")
             rig.put(Do(number=2), job_id="job-2")
-            await eventually(lambda: len(held.ran) == 2)
+            await eventually(lambda: len(slow.ran) == 2)
             for one in pipeline_of(rig).runs.leased():
                 # As after a stop of the whole process for longer than a lease.
                 one.leased_until = time.monotonic() - 1
             await take_over(rig, "job-1")
-            held.ends.set()
+            slow.goes_on.set()
             await eventually(lambda: rig.events("completed"))
             assert [one["jobId"] for one in rig.events("completed")] == ["job-2"]
             await rig.ledger.settle([Mark(identity("acme", "job-1"), "another worker's", Done())])
             await rig.settled()
             assert [one["jobId"] for one in rig.events("completed")] == ["job-2"]
 
-    async def test_what_was_admitted_before_a_standstill_is_asked_for_again(self) -> None:
-        held = handled()
+    async def test_what_was_admitted_before_a_standstill_is_asked_for_again(self, slow: Slow) -> None:
         async with Rig(options={"worker_concurrency": 1}) as rig:
             admit = rig.ledger.admit
 
@@ -261,15 +230,14 @@ class TestLostLeases:
             rig.ledger.admit = too_late  # type: ignore[method-assign]
             rig.put(Do(), job_id="job-1")
             await rig.settled()
-            assert held.ran == ["job-1"]
+            assert slow.ran == ["job-1"]
             assert rig.ledger.asked == 2
 
-    async def test_what_has_ended_keeps_its_lease_until_the_ledger_knows(self) -> None:
-        handled()
+    async def test_what_has_ended_keeps_its_lease_until_the_ledger_knows(self, slow: Slow) -> None:
         async with Rig(lease=2 * SECOND, options=OPTIONS) as rig:
             rig.producer.open.clear()
             rig.put(Do(), job_id="job-1")
-            await eventually(lambda: rig.worker._settlement.leased())
+            await eventually(lambda: rig.worker.settlement.leased())
             rig.clock.ahead += timedelta(milliseconds=1900)
             name = identity("acme", "job-1")
 
@@ -281,12 +249,11 @@ class TestLostLeases:
             await rig.settled()
 
 
-async def test_a_delivery_that_finds_its_job_running_elsewhere_goes_aside_in_the_end() -> None:
-    held = handled()
+async def test_a_delivery_that_finds_its_job_running_elsewhere_goes_aside_in_the_end(slow: Slow) -> None:
     async with Rig() as rig:
         (other,) = await rig.ledger.admit([Candidate(identity("acme", "job-1"), fence("", 1, 0))])
         assert isinstance(other, Run)
         rig.put(Do(), job_id="job-1")
         await eventually(rig.carried, "it waits in a retry topic")
         await rig.settled()
-        assert held.ran == []
+        assert slow.ran == []

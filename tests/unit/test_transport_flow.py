@@ -103,3 +103,15 @@ async def test_it_flows_again_afterwards(flow: Flow) -> None:
     await flow.resume()
     assert flow.consumer.flow_active
     assert not flow.consumer.suspend_flow.is_set()
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_being_stopped_is_no_crash_even_amid_a_rebalance(flow: Flow, stops: bool) -> None:
+    flow.consumer.stop_flow()
+    draining = asyncio.create_task(flow.consumer._drain_messages(SimpleNamespace(should_stop=False)))
+    await asyncio.sleep(0)
+    if stops:
+        flow.app._stopped.set()
+    draining.cancel()
+    await asyncio.wait([draining], timeout=5)
+    assert draining.cancelled() is not stops

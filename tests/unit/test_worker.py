@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from ratelimit import Candidate, Leased, Run, fence, identity
+from streams import settle
 from streams.jobs import Job, Result
 from streams.queues import CRITICAL, WEBHOOKS
 from streams.worker import Partition
@@ -177,5 +178,27 @@ class TestRoom:
             assert not rig.worker.has_room(there), "the window is the queue's"
             assert rig.worker.has_room(Partition(CRITICAL.topic, 0)), "and no other queue's"
             ends.set()
+            await rig.settled()
+            assert rig.worker.has_room(here)
+
+    async def test_nothing_more_is_read_while_too_much_waits_for_the_broker(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def nothing(job: Job[Do]) -> None:
+            return None
+
+        monkeypatch.setattr(settle, "UNSETTLED_BOUND", 3)
+        handle(nothing)
+        async with Rig() as rig:
+            rig.producer.open.clear()
+            for _ in range(2):
+                rig.put(Do())
+            await eventually(lambda: len(rig.worker.settlement.leased()) == 2)
+            here = Partition(WEBHOOKS.topic, 0)
+            assert rig.worker.has_room(here)
+            rig.put(Do())
+            await eventually(lambda: len(rig.worker.settlement.leased()) == 3)
+            assert not rig.worker.has_room(here)
+            rig.producer.open.set()
             await rig.settled()
             assert rig.worker.has_room(here)

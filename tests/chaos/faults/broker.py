@@ -29,20 +29,10 @@ BEYOND_SESSION_SECONDS = 14.0
 """More than twice the session of the scene's workers."""
 
 
-def under_load(scene: Scene, per_second: float = 80) -> list[Member]:
-    """Start two workers under a steady load, and let them find their pace."""
-    scene.publishing.steadily(per_second)
-    members = scene.workers(2)
-    scene.wait_for_ends(150)
-    return members
-
-
 def afterwards(scene: Scene, figures: Figures, drain_seconds: float = 45) -> None:
     """Heal, let some load pass, drain, and judge every commit there was."""
     before = sum(scene.committed().values())
-    scene.heal()
-    scene.play(6)
-    scene.drain(drain_seconds)
+    scene.recover(6, drain_seconds)
     committed_again(scene, figures, before)
 
 
@@ -103,7 +93,7 @@ def incident(scene: Scene, what: str, victim: Member | None = None) -> Iterator[
 def broker_killed(scene: Scene, seed: random.Random) -> Figures:
     """kill -9 of the broker and a start, twice, while jobs run."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load()
     kafka = scene.stack.service("kafka")
     for _ in range(2):
         jobs = long_jobs(scene, 6, 4_000)
@@ -122,7 +112,7 @@ def broker_killed(scene: Scene, seed: random.Random) -> Figures:
 def broker_restarted(scene: Scene, seed: random.Random) -> Figures:
     """The broker is stopped as an operator does it, is away for longer than sessions, and starts again."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load()
     jobs = long_jobs(scene, 6, 12_000)
     kafka = scene.stack.service("kafka")
     with incident(scene, "broker restarted"):
@@ -140,7 +130,7 @@ def broker_restarted(scene: Scene, seed: random.Random) -> Figures:
 def broker_frozen(scene: Scene, seed: random.Random) -> Figures:
     """SIGSTOP of the broker for 30 s: connections stay, nothing answers, then all that was sent is dealt with."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load()
     jobs = long_jobs(scene, 6, 10_000)
     with incident(scene, "broker frozen"):
         scene.pause("kafka")
@@ -157,7 +147,7 @@ def broker_frozen(scene: Scene, seed: random.Random) -> Figures:
 
 def _behind_proxy(scene: Scene, per_second: float = 80) -> Proxy:
     proxy = scene.proxy("kafka")
-    under_load(scene, per_second)
+    scene.under_load(per_second)
     return proxy
 
 
@@ -266,7 +256,7 @@ def session_lost(scene: Scene, seed: random.Random) -> Figures:
 def publish_answer_lost(scene: Scene, seed: random.Random) -> Figures:
     """Jobs are written and their publisher never hears; published again under their keys, each has one effect."""
     figures = Figures()
-    under_load(scene, 40)
+    scene.under_load(40)
     proxy = scene.proxy("kafka")  # the workers have started, and go past it
     settings = scene.settings.model_copy(
         update={

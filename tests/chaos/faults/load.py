@@ -4,7 +4,7 @@ import random
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import psutil
@@ -14,6 +14,7 @@ from streams.breaker import TYPE_STREAK
 from streams.jobs import Payload
 from streams.queues import LIFECYCLE_TOPIC, WEBHOOKS
 from tests.chaos.collect import executions
+from tests.chaos.crew import Member
 from tests.chaos.faults import LONG, Figures, fault
 from tests.chaos.handlers import Quick, Threaded, Urgent
 from tests.chaos.history import Published
@@ -27,6 +28,9 @@ STORM_DRAIN_SECONDS = 400 if LONG else 90
 PROBES = 12
 """Most attempts of one worker on what is down, once it knows: its cool-down doubles from 1 s to 60 s."""
 
+OTHERS_WAIT_SECONDS = 5.0
+"""What one in a hundred of other types may wait, on a machine whose two cores run all of it: a hop of the storm."""
+
 
 def _others(number: int, chance: random.Random, secret: str) -> Payload:
     """Return a job of a type that needs nothing: on the storm's own queue, or on another one."""
@@ -39,22 +43,24 @@ def retry_storm(scene: Scene, seed: random.Random) -> Figures:
     """What 5,000 jobs need is down, 50,000 with CHAOS_LONG: few attempts are spent, other types do not notice."""
     figures = Figures()
     scene.publishing.steadily(40, _others)
-    workers = len(scene.workers(2))
+    members = scene.workers(2)
     _await_calm(scene)
     calm = time.time()
     scene.play(8)
     with scene.incident("downstream down", repeats=False):
         scene.down("downstream")
-        began = time.time()
+        began, busy = time.time(), _cpu_seconds(members)
         storm = _storm(scene)
         scene.play(max(OUTAGE_SECONDS - (time.time() - began), 0))
     healed = time.time()
-    scene.heal()
-    scene.play(3)
-    scene.drain(STORM_DRAIN_SECONDS)
+    figures.note(
+        "cpu", f"{(_cpu_seconds(members) - busy) / (healed - began) / len(members):.0%} of each worker's"
+    )
+    scene.recover(3, STORM_DRAIN_SECONDS)
     runs = executions(scene.effects / "ledger")
     attempts = [run.started for run in runs if run.job_id in storm and run.started < healed]
-    bound = workers * (TYPE_STREAK + WEBHOOKS.concurrency + PROBES)
+    # What runs when it opens fails, too; and once more, for it first holds back one organization and then all.
+    bound = len(members) * (TYPE_STREAK + 2 * WEBHOOKS.concurrency + PROBES)
     figures.check(
         "attempts", len(attempts) <= bound, f"{len(attempts)} of at most {bound}", "a storm of attempts"
     )
@@ -63,11 +69,12 @@ def retry_storm(scene: Scene, seed: random.Random) -> Figures:
     figures.check("late attempts", per_second <= 1, f"{per_second:.1f}/s")
     first = {run.job_id: run.started for run in reversed(runs)}
     others = [one for one in scene.publishing.published if one.job_id in first and one.job_id not in storm]
-    before = _p99(first[one.job_id] - one.at for one in others if calm <= one.at < began)
-    meanwhile = _p99(first[one.job_id] - one.at for one in others if began <= one.at < healed)
+    before = [first[one.job_id] - one.at for one in others if calm <= one.at < began]
+    meanwhile = [first[one.job_id] - one.at for one in others if began <= one.at < healed]
+    p50, p99 = _quantile(meanwhile, 0.5), _quantile(meanwhile, 0.99)
     figures.check(
-        "others wait", meanwhile < max(1.0, 3 * before), f"p99 {meanwhile:.2f} s, {before:.2f} s before",
-        "jobs of other types waited",
+        "others wait", p50 < 0.5 and p99 < OTHERS_WAIT_SECONDS,
+        f"p50 {p50:.2f} s, p99 {p99:.2f} s; {_quantile(before, 0.99):.2f} s before", "jobs of other types waited",
     )  # fmt: skip
     return figures
 
@@ -83,9 +90,14 @@ def _await_calm(scene: Scene) -> None:
     wait_until(caught_up, 60, "the workers have caught up")
 
 
-def _p99(waits: Iterable[float]) -> float:
+def _quantile(waits: Iterable[float], share: float) -> float:
     found = sorted(waits)
-    return found[int(len(found) * 0.99)]
+    return found[int(len(found) * share)]
+
+
+def _cpu_seconds(members: Sequence[Member]) -> float:
+    times = [psutil.Process(member.pid).cpu_times() for member in members]
+    return sum(one.user + one.system for one in times)
 
 
 def _storm(scene: Scene) -> set[str]:
@@ -117,9 +129,7 @@ def broker_disk_full(scene: Scene, seed: random.Random) -> Figures:
         wait_until(lambda: not service.running, 40, "the broker halts when it starts")
         scene.play(seed.uniform(1, 6))
     service.start(within=timedelta(minutes=2))  # every log is recovered
-    scene.heal()
-    scene.play(8)
-    scene.drain(60)
+    scene.recover(8, 60)
     same = [member.alive and member.pid == pid for member, pid in zip(members, pids, strict=True)]
     figures.check("workers live", all(same), pids, "a worker ended")
     return figures
@@ -137,7 +147,7 @@ AGAIN = 0.05
 """Of all jobs, the most that one crash may make a worker read again: 300 of 6,000."""
 
 
-@fault("slow-among-quick", seconds=45, ci=True)
+@fault("slow-among-quick", seconds=45)
 def slow_among_quick(scene: Scene, seed: random.Random) -> Figures:
     """0.5 % of the jobs take 4 s, the others 25 ms, and a kill -9 in the middle: few are read again."""
     figures = Figures()

@@ -329,9 +329,7 @@ KEYS, PARALLEL = 12, 100
 def published_100_times(scene: Scene, seed: random.Random) -> Figures:
     """Each of 12 keys is published 100 times in parallel, with a kill -9 among them: each has one effect."""
     figures = Figures()
-    scene.publishing.steadily(40)
-    members = scene.workers(2)
-    scene.wait_for_ends(60)
+    members = scene.under_load(40, ends=60)
     jobs: list[Published] = []
     for number in range(KEYS):
         payload = scene.publishing.payload(
@@ -348,9 +346,7 @@ def published_100_times(scene: Scene, seed: random.Random) -> Figures:
             victim.kill()
             victim.start()
     scene.publishing.published += jobs
-    scene.heal()
-    scene.play(3)
-    scene.drain(30)
+    scene.recover(3, 30)
     runs = _runs(scene)
     ran = [runs[one.job_id] for one in jobs]
     figures.check(

@@ -22,24 +22,10 @@ def forgot(scene: Scene, what: str, at: float) -> None:
     scene.happened(what, at - UNSETTLED_SECONDS, end=time.time() + UNLEASED_SECONDS)
 
 
-def under_load(scene: Scene, per_second: float = 80) -> None:
-    """Start two workers under a steady load, and let them find their pace."""
-    scene.publishing.steadily(per_second)
-    scene.workers(2)
-    scene.wait_for_ends(150)
-
-
-def afterwards(scene: Scene, drain_seconds: float = 45) -> None:
-    """Heal, let some load pass, and drain."""
-    scene.heal()
-    scene.play(6)
-    scene.drain(drain_seconds)
-
-
 def behind_proxy(scene: Scene) -> Proxy:
     """Put the workers' Redis behind a proxy and start them under load."""
     proxy = scene.proxy("redis")
-    under_load(scene)
+    scene.under_load()
     return proxy
 
 
@@ -47,7 +33,7 @@ def behind_proxy(scene: Scene) -> Proxy:
 def redis_down(scene: Scene, seed: random.Random) -> Figures:
     """Redis is gone for 60 s: queues that need it wait, `critical` goes on."""
     figures = Figures()
-    under_load(scene, 40)
+    scene.under_load(40)
     payload = scene.publishing.payload
     with scene.incident("redis down"):
         scene.stack.service("redis").stop()
@@ -63,7 +49,7 @@ def redis_down(scene: Scene, seed: random.Random) -> Figures:
     )
     began = sum(one.job_id in told for one in waiting)
     figures.check("closed queues wait", began == 0, f"{began} of 100 began", "a job began without a lease")
-    afterwards(scene, 60)
+    scene.recover(6, 60)
     return figures
 
 
@@ -71,14 +57,14 @@ def redis_down(scene: Scene, seed: random.Random) -> Figures:
 def redis_flushed(scene: Scene, seed: random.Random) -> Figures:
     """FLUSHALL, twice: leases, fences and the memory of what completed are gone, while jobs run."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load()
     with Redis.from_url(scene.settings.redis) as client:
         for _ in range(2):
             scene.play(seed.uniform(1, 3))
             began = time.time()
             client.flushall()
             forgot(scene, "redis flushed", began)
-    afterwards(scene)
+    scene.recover(6, 45)
     return figures
 
 
@@ -86,14 +72,14 @@ def redis_flushed(scene: Scene, seed: random.Random) -> Figures:
 def redis_restarted(scene: Scene, seed: random.Random) -> Figures:
     """Redis is killed and starts again with whatever it kept, which may be nothing."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load()
     scene.play(seed.uniform(0, 2))
     began = time.time()
     service = scene.stack.service("redis")
     service.kill()
     service.start()
     forgot(scene, "redis restarted", began)
-    afterwards(scene)
+    scene.recover(6, 45)
     return figures
 
 
@@ -105,7 +91,7 @@ def redis_slow(scene: Scene, seed: random.Random) -> Figures:
     with scene.incident("redis slow"):
         proxy.slow(2.0)
         scene.play(20)
-    afterwards(scene)
+    scene.recover(6, 45)
     return figures
 
 
@@ -117,7 +103,7 @@ def redis_half_open(scene: Scene, seed: random.Random) -> Figures:
     with scene.incident("redis half-open"):
         proxy.drop()
         scene.play(12)
-    afterwards(scene)
+    scene.recover(6, 45)
     return figures
 
 
@@ -132,7 +118,7 @@ def redis_answers_lost(scene: Scene, seed: random.Random) -> Figures:
             scene.play(seed.uniform(1, 4))
         proxy.heal()
         scene.play(2)
-    afterwards(scene)
+    scene.recover(6, 45)
     return figures
 
 
@@ -144,7 +130,7 @@ def redis_lossy(scene: Scene, seed: random.Random) -> Figures:
     with scene.incident("redis lossy"):
         proxy.lossy(0.9)
         scene.play(15)
-    afterwards(scene)
+    scene.recover(6, 45)
     return figures
 
 
@@ -152,7 +138,7 @@ def redis_lossy(scene: Scene, seed: random.Random) -> Figures:
 def redis_no_connections(scene: Scene, seed: random.Random) -> Figures:
     """Others hold all the connections that Redis has, for 10 s, and the workers' are closed."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load()
     clients = [Redis.from_url(scene.settings.redis) for _ in range(12)]
     try:
         with scene.incident("no connections to redis"):
@@ -171,5 +157,5 @@ def redis_no_connections(scene: Scene, seed: random.Random) -> Figures:
         clients[0].config_set("maxclients", 10_000)
         for client in clients:
             client.close()
-    afterwards(scene)
+    scene.recover(6, 45)
     return figures

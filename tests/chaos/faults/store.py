@@ -32,13 +32,6 @@ SESSION_SECONDS = 15
 DISK_MIB = 48
 
 
-def under_load(scene: Scene) -> None:
-    """Start a worker under a steady load, and let it find its pace."""
-    scene.publishing.steadily(PER_SECOND)
-    scene.workers(1)
-    scene.wait_for_ends(120)
-
-
 @contextmanager
 def hurt(scene: Scene, figures: Figures, what: str) -> Iterator[None]:
     """Do harm to tracking inside; jobs must not care."""
@@ -109,7 +102,7 @@ WAITING = "wait_event_type = 'Lock'"
 def postgres_down(scene: Scene, seed: random.Random) -> Figures:
     """PostgreSQL crashes and stays away for 60 s, or 5 min with CHAOS_LONG; jobs do not notice."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load(PER_SECOND, workers=1, ends=120)
     pid = scene.sink.pid
     with hurt(scene, figures, "postgres down"):
         scene.stack.service("postgres").kill()
@@ -126,7 +119,7 @@ def postgres_half_open(scene: Scene, seed: random.Random) -> Figures:
     proxy = scene.proxy("postgres")
     _stop_sink(scene)
     pid = scene.start_sink().pid
-    under_load(scene)
+    scene.under_load(PER_SECOND, workers=1, ends=120)
     with hurt(scene, figures, "postgres half-open"):
         proxy.swallow_answers()
         scene.play(15)
@@ -139,7 +132,7 @@ def postgres_half_open(scene: Scene, seed: random.Random) -> Figures:
 def postgres_backends_killed(scene: Scene, seed: random.Random) -> Figures:
     """pg_terminate_backend on all that the sink has, again and again, for 12 s."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load(PER_SECOND, workers=1, ends=120)
     pid, killed = scene.sink.pid, 0
     with hurt(scene, figures, "backends killed"):
         deadline = time.monotonic() + 12
@@ -156,7 +149,7 @@ def postgres_backends_killed(scene: Scene, seed: random.Random) -> Figures:
 def postgres_deadlock(scene: Scene, seed: random.Random) -> Figures:
     """Another session locks what the sink writes in the opposite order; the sink is the victim, four times."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load(PER_SECOND, workers=1, ends=120)
     pid = scene.sink.pid
     with hurt(scene, figures, "deadlocks"), _store(scene) as database:
         for _ in range(4):
@@ -185,7 +178,7 @@ def _deadlock(scene: Scene, database: Engine) -> None:
 def postgres_no_connections(scene: Scene, seed: random.Random) -> Figures:
     """Others hold all the connections that PostgreSQL has, and the sink's are closed, for 12 s."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load(PER_SECOND, workers=1, ends=120)
     pid = scene.sink.pid
     others: list[connection] = []
     try:
@@ -225,14 +218,14 @@ def postgres_disk_full(scene: Scene, seed: random.Random) -> Figures:
     """The disk that holds the store's tables is full for 15 s; then there is space again."""
     figures = Figures()
     if os.geteuid() != 0:
-        under_load(scene)
+        scene.under_load(PER_SECOND, workers=1, ends=120)
         figures.note("not played", "a small disk is mounted, which takes root")
         afterwards(scene, figures)
         return figures
     _stop_sink(scene)
     with _small_disk(scene) as disk:
         pid = scene.start_sink().pid
-        under_load(scene)
+        scene.under_load(PER_SECOND, workers=1, ends=120)
         with hurt(scene, figures, "disk full"):
             _fill(disk)
             scene.play(15)
@@ -274,7 +267,7 @@ def _fill(disk: Path) -> None:
 def sink_killed(scene: Scene, seed: random.Random) -> Figures:
     """kill -9 of the sink with rows written and not committed, and between its commit and anything else."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load(PER_SECOND, workers=1, ends=120)
     _stop_sink(scene)
     with hurt(scene, figures, "sink killed"):
         for point in ("before-commit", "after-commit"):
@@ -290,7 +283,7 @@ def sink_killed(scene: Scene, seed: random.Random) -> Figures:
 def sink_zombie(scene: Scene, seed: random.Random) -> Figures:
     """One of two sinks freezes with events in its hands, the other takes over, it thaws and is fenced."""
     figures = Figures()
-    under_load(scene)
+    scene.under_load(PER_SECOND, workers=1, ends=120)
     _stop_sink(scene)
     zombie = scene.start_sink(*WITH_FAILPOINT, SINK_FAILPOINT=f"before-write:STOP:{seed.randint(3, 9)}")
     try:

@@ -40,18 +40,14 @@ def _publish(scene: Scene, count: int, kind: type[Deed], **fields: object) -> li
 @fault("kill-worker", seconds=45, ci=True)
 def kill_worker(scene: Scene, seed: random.Random) -> Figures:
     """kill -9 of one of two workers at random moments, four times."""
-    scene.publishing.steadily(80)
-    members = scene.workers(2)
-    scene.wait_for_ends(150)
+    members = scene.under_load(80, ends=150)
     for _ in range(4):
         scene.play(seed.uniform(1, 4))
         victim = seed.choice(members)
         victim.kill()
         scene.play(seed.uniform(0, 1))
         victim.start()
-    scene.heal()
-    scene.play(5)
-    scene.drain(40)
+    scene.recover(5, 40)
     return Figures()
 
 
@@ -65,9 +61,7 @@ def _failpoint(name: str, every: int, *, ci: bool = False) -> None:
         deaths = scene.effects / f"failpoint-{times - 1}"
         wait_until(deaths.exists, 60, f"{times} workers died {name}")
         scene.play(2)
-        scene.heal()
-        scene.play(4)
-        scene.drain(40)
+        scene.recover(4, 40)
         figures.check("deaths", len(scene.crew.incidents) == times, len(scene.crew.incidents))
         return figures
 
@@ -87,9 +81,7 @@ def _kills_its_worker(scene: Scene, kind: type[Deed], how: str, *, neighbour_ms:
     killers = _publish(scene, 1, kind, how=how)
     neighbours = _publish(scene, 5, Quick, work_ms=neighbour_ms)
     scene.wait_for_end_of([job.job_id for job in killers + neighbours], 120)
-    scene.heal()
-    scene.play(3)
-    scene.drain(40)
+    scene.recover(3, 40)
     (runs,) = _runs_of(scene, killers)
     figures.check(
         "crash deliveries", runs == CRASH_LIMIT, runs, f"dead after {runs} of {CRASH_LIMIT} crashes"
@@ -168,9 +160,7 @@ def _sigterm(scene: Scene, *, again: bool) -> Figures:
     figures.check("exit code", code == 0, code)
     figures.check("left within", took < 10, f"{took:.1f} s")
     scene.worker()
-    scene.heal()
-    scene.play(5)
-    scene.drain(40)
+    scene.recover(5, 40)
     runs = _runs_of(scene, long)
     figures.check("long jobs handed on", all(count == 2 for count in runs[:4]), runs)
     return figures
@@ -180,9 +170,7 @@ def _sigterm(scene: Scene, *, again: bool) -> Figures:
 def zombie_worker(scene: Scene, seed: random.Random) -> Figures:
     """SIGSTOP of a worker beyond its session and its leases, and back: it neither commits nor overwrites."""
     figures = Figures()
-    scene.publishing.steadily(60)
-    members = scene.workers(2)
-    scene.wait_for_ends(100)
+    members = scene.under_load(60, ends=100)
     # On all partitions, so that both workers run some when one of them freezes.
     long = [*_publish(scene, 8, Quick, work_ms=4_000), *_publish(scene, 4, Threaded, work_ms=4_000)]
     _started(scene, long)
@@ -192,9 +180,7 @@ def zombie_worker(scene: Scene, seed: random.Random) -> Figures:
     ]
     victim.freeze()
     scene.play(12)
-    scene.heal()
-    scene.play(6)
-    scene.drain(40)
+    scene.recover(6, 40)
     figures.note("in flight when frozen", len(held))
     figures.check("worker lives", victim.alive, victim.pid)
     return figures
@@ -220,18 +206,14 @@ def handler_longer_than_any_poll(scene: Scene, seed: random.Random) -> Figures:
 def handler_blocks_the_loop(scene: Scene, seed: random.Random) -> Figures:
     """A handler sleeps in its worker's loop for longer than session and lease; the other worker goes on."""
     figures = Figures()
-    scene.publishing.steadily(60)
-    scene.workers(2)
-    scene.wait_for_ends(60)
+    scene.under_load(60, ends=60)
     (blocker,) = _publish(scene, 1, Quick, how="block_loop", work_ms=int(LONG_SECONDS * 1000))
     _started(scene, [blocker])
     before = len(scene.listener.ended)
     scene.play(LONG_SECONDS - 2)
     figures.check("others go on", len(scene.listener.ended) - before > 50, len(scene.listener.ended) - before)
     scene.wait_for_end_of([blocker.job_id], 30)
-    scene.heal()
-    scene.play(3)
-    scene.drain(40)
+    scene.recover(3, 40)
     return figures
 
 
@@ -262,9 +244,7 @@ def _clock_skew(hours: int) -> None:
         scene.workers(1)
         scene.wait_for_ends(200)
         scene.play(4)
-        scene.heal()
-        scene.play(4)
-        scene.drain(30)
+        scene.recover(4, 30)
         return Figures()
 
     act.__doc__ = f"The clock of one of two workers is {abs(hours)} h {'ahead' if hours > 0 else 'behind'}."
