@@ -167,7 +167,7 @@ class Lease(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InLine:
     """The place of a job in a line whose jobs run one after the other: a lower rank comes first."""
 
     line: str
@@ -204,15 +204,15 @@ class Admission(Protocol):
         """Say that a worker lives, for so long from now, and return all that live; zero says that it leaves."""
         ...
 
-    async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
+    async def ahead(self, places: Sequence[InLine]) -> list[datetime | None]:
         """Return for each place when the first job that is kept ahead of it is due; None when there is none."""
         ...
 
-    async def keep_places(self, places: Sequence[tuple[Place, datetime]]) -> None:
+    async def keep_in_line(self, places: Sequence[tuple[InLine, datetime]]) -> None:
         """Keep the places of jobs that wait elsewhere, each until it is left; given with when the job is due."""
         ...
 
-    async def leave_places(self, places: Sequence[tuple[Place, str, bool]]) -> None:
+    async def leave_lines(self, places: Sequence[tuple[InLine, str, bool]]) -> None:
         """Leave the places of jobs that have ended, by the ledger; given with their identities.
 
         The third says whether the place is left, too, when its job waits for another delivery.

@@ -13,10 +13,10 @@ from ratelimit.admission import (
     Candidate,
     Done,
     Duplicate,
+    InLine,
     Lease,
     Leased,
     Mark,
-    Place,
     Plans,
     Released,
     Run,
@@ -122,7 +122,7 @@ class ModelAdmission:
         entries = [self._entry(identity, now) for identity in identities]
         return [entry is not None and entry.state == "done" for entry in entries]
 
-    async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
+    async def ahead(self, places: Sequence[InLine]) -> list[datetime | None]:
         """Return for each place when the first job that is kept ahead of it is due; None when there is none."""
         found: list[datetime | None] = []
         for place in places:
@@ -131,12 +131,12 @@ class ModelAdmission:
             found.append(kept[first] if first < place.rank else None)
         return found
 
-    async def keep_places(self, places: Sequence[tuple[Place, datetime]]) -> None:
+    async def keep_in_line(self, places: Sequence[tuple[InLine, datetime]]) -> None:
         """Keep the places of jobs that wait elsewhere, each until it is left; given with when the job is due."""
         for place, due in places:
             self._lines.setdefault(place.line, {})[place.rank] = due
 
-    async def leave_places(self, places: Sequence[tuple[Place, str, bool]]) -> None:
+    async def leave_lines(self, places: Sequence[tuple[InLine, str, bool]]) -> None:
         """Leave the places of jobs that have ended, by the ledger; given with their identities.
 
         The third says whether the place is left, too, when its job waits for another delivery.

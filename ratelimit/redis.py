@@ -19,12 +19,12 @@ from ratelimit.admission import (
     Done,
     Duplicate,
     Gate,
+    InLine,
     Lease,
     Leased,
     Limit,
     Limited,
     Mark,
-    Place,
     Places,
     Plans,
     Released,
@@ -142,7 +142,7 @@ class RedisAdmission:
             extended += _flags(await self._server.call(self._renew, keys, arguments))
         return extended
 
-    async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
+    async def ahead(self, places: Sequence[InLine]) -> list[datetime | None]:
         """Return for each place when the first job that is kept ahead of it is due; None when there is none."""
         found: list[datetime | None] = []
         for part in _parts(places):
@@ -151,7 +151,7 @@ class RedisAdmission:
             found += [EPOCH + int(due_ms) * MILLISECOND if due_ms else None for due_ms in reply]
         return found
 
-    async def keep_places(self, places: Sequence[tuple[Place, datetime]]) -> None:
+    async def keep_in_line(self, places: Sequence[tuple[InLine, datetime]]) -> None:
         """Keep the places of jobs that wait elsewhere, each until it is left; given with when the job is due."""
         for part in _parts(places):
             keys = [self._line_prefix + place.line for place, _ in part]
@@ -160,7 +160,7 @@ class RedisAdmission:
                 arguments += (place.rank, (due - EPOCH) // MILLISECOND)
             await self._server.call(self._lines, keys, arguments)
 
-    async def leave_places(self, places: Sequence[tuple[Place, str, bool]]) -> None:
+    async def leave_lines(self, places: Sequence[tuple[InLine, str, bool]]) -> None:
         """Leave the places of jobs that have ended, by the ledger; given with their identities.
 
         The third says whether the place is left, too, when its job waits for another delivery.

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from ratelimit import Lease, Limits, Place, fence, identity
+from ratelimit import InLine, Lease, Limits, fence, identity
 from streams.errors import InvalidRecord
 from streams.jobs import HANDLERS, Handler, Payload
 from streams.offsets import PartitionOffsets
@@ -119,9 +119,9 @@ class Delivery:
         return int(offset) if told else self.offset
 
     @property
-    def place(self) -> Place:
+    def in_line(self) -> InLine:
         """Return its job's place in the line of its ordering key."""
-        return Place(
+        return InLine(
             f"{self.queue.name}:{identity(self.organization_id, self.ordering_key or '')}", self.rank
         )
 

@@ -147,21 +147,14 @@ class Pipeline:
                 if cancelled and self._give_up(delivery):
                     window.depart(delivery)
                     continue
-                if due is None or due <= now:
-                    if (later := window.offer(delivery, now)) is not None:
-                        self._put_aside(delivery, now, later)
-                elif due - now >= SHORTEST_DELAY:
+                if due is not None and due - now >= SHORTEST_DELAY:
                     self._settlement.send_back(delivery, now, due)
-                elif delivery.stepped_aside:
-                    if (later := window.offer(delivery, now)) is not None:
-                        self._put_aside(delivery, now, later)
-                else:
+                elif due is not None and due > now and not delivery.stepped_aside:
                     window.hold(delivery, due)
+                elif (later := window.offer(delivery, now)) is not None:
+                    window.depart(delivery)
+                    self._settlement.postpone(delivery, now, later, SURPLUS)
         self._wake.set()
-
-    def _put_aside(self, delivery: Delivery, now: datetime, due: datetime) -> None:
-        self.window.depart(delivery)
-        self._settlement.postpone(delivery, now, due, SURPLUS)
 
     def make_way(self, held_up: Iterable[PartitionOffsets], far: Iterable[PartitionOffsets]) -> None:
         """Put aside what holds back the positions of partitions and cannot run soon; called once per flush."""
@@ -257,7 +250,7 @@ class Pipeline:
         """
         ordered = [one for one in batch if one.ordering_key is not None]
         try:
-            ahead = await self._admission.ahead([one.place for one in ordered])
+            ahead = await self._admission.ahead([one.in_line for one in ordered])
         except AdmissionUnavailable:
             if self._on_redis_down == "closed":
                 raise

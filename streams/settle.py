@@ -11,29 +11,15 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, assert_never
 
-from ratelimit import Admission, AdmissionUnavailable, Done, Mark, Place, Released, Waiting, fence
-from streams.delivery import (
-    Delivery,
-    Headers,
-    Record,
-    check_headers,
-    header_text,
-    headers_of,
-    milliseconds,
-    next_headers,
-    not_before_of,
-    origin_of,
-    place_of,
-)
-from streams.errors import InvalidRecord, StreamsError
-from streams.lifecycle import Lifecycle
+from ratelimit import Admission, AdmissionUnavailable, InLine, Mark, Released
+from streams.delivery import Delivery, Record
+from streams.errors import StreamsError
 from streams.offsets import PartitionOffsets
-from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome, Retry, Snoozed
+from streams.outcome import Attempt, Cancelled, DeadLetter, Failure, Outcome, Retry, Snoozed
 from streams.producer import Message, Producer
-from streams.publication import FollowUps
-from streams.queues import Queue, waiting_topic
+from streams.queues import Queue
+from streams.routing import Routing, carried_on
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +59,9 @@ class Settlement:
         *,
         producer: Producer,
         admission: Admission,
-        lifecycle: Lifecycle,
-        follow_ups: FollowUps,
+        routing: Routing,
         clock: Callable[[], datetime],
         snooze_limit: int,
-        unknown_schema_delay: timedelta,
-        unknown_schema_limit: timedelta,
         lost: Callable[[Delivery], None],
         released: Callable[[Delivery], None],
         freed: Callable[[], None],
@@ -86,12 +69,9 @@ class Settlement:
     ) -> None:
         self._producer = producer
         self._admission = admission
-        self._lifecycle = lifecycle
-        self._follow_ups = follow_ups
+        self._routing = routing
         self._clock = clock
         self._snooze_limit = snooze_limit
-        self._unknown_schema_delay = unknown_schema_delay
-        self._unknown_schema_limit = unknown_schema_limit
         self._lost = lost
         self._released = released
         self._freed = freed
@@ -116,7 +96,7 @@ class Settlement:
         if isinstance(outcome, Snoozed) and delivery.snoozes >= self._snooze_limit:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
-        messages, end = self._route(delivery, outcome, attempt, started_at, at)
+        messages, end = self._routing.of(delivery, outcome, attempt, started_at, at, self.memory_bytes)
         # What stepped aside before it was admitted has nothing to tell the ledger: the fence of its snooze will.
         unasked = started_at is None and not delivery.token and not isinstance(outcome, Cancelled)
         mark = None if unasked else Mark(delivery.identity, delivery.token, end, delivery.limits)
@@ -127,58 +107,6 @@ class Settlement:
                 ended.kept_until = at + outcome.delay
         self._add(ended)
 
-    def _route(
-        self,
-        delivery: Delivery,
-        outcome: Outcome,
-        attempt: Attempt,
-        started_at: datetime | None,
-        at: datetime,
-    ) -> tuple[list[Message], Done | Waiting]:
-        """Return what is written for an outcome and how the ledger remembers it; the only place that routes."""
-        tell = self._lifecycle.of
-        facts: dict[str, Any] = {
-            "started_at": started_at,
-            "attempt": attempt,
-            "memory_bytes": self.memory_bytes,
-        }
-        match outcome:
-            case Completed(output, wanted):
-                event = tell("completed", delivery, at, output=output, **facts)
-                return [*self._follow_ups.of(delivery, wanted, at), event], Done()
-            case Retry(delay, failure):
-                due = at + delay
-                carried = _carry(
-                    delivery, delay, due, delivery.attempt + 1, delivery.snoozes, failure=failure
-                )
-                event = tell("retried", delivery, at, not_before=due, failure=failure, **facts)
-                return [carried, event], Waiting(
-                    fence(delivery.replay_id or "", delivery.attempt + 1, delivery.snoozes)
-                )
-            case Snoozed(delay, reason):
-                due = at + delay
-                carried = _carry(delivery, delay, due, delivery.attempt, delivery.snoozes + 1, reason=reason)
-                event = tell("snoozed", delivery, at, not_before=due, reason=reason, **facts)
-                return [carried, event], Waiting(
-                    fence(delivery.replay_id or "", delivery.attempt, delivery.snoozes + 1)
-                )
-            case DeadLetter(reason, failure):
-                headers = next_headers(
-                    delivery,
-                    attempt=delivery.attempt,
-                    snoozes=delivery.snoozes,
-                    reason=reason,
-                    extra=_failure_headers(failure, at),
-                )
-                letter = Message(delivery.queue.dead_letter_topic, delivery.key, delivery.value, headers)
-                event = tell("dead", delivery, at, reason=reason, failure=failure, **facts)
-                return [letter, event], Waiting(delivery.fence() + "~")
-            case Cancelled(by, told):
-                events = [] if told else [tell("cancelled", delivery, at, reason=by, **facts)]
-                return events, Waiting(delivery.fence() + "~")
-            case _:
-                assert_never(outcome)
-
     def postpone(
         self, delivery: Delivery, now: datetime, due: datetime, reason: str, *, goes_on: bool = False
     ) -> None:
@@ -188,7 +116,7 @@ class Settlement:
         position back, perhaps as its job `goes_on` running: when the copy comes due, the ledger tells whether there
         is anything left to do. It keeps its place in the order of its key.
         """
-        carried = _carry(delivery, due - now, due, delivery.attempt, delivery.snoozes, reason=reason)
+        carried = carried_on(delivery, due - now, due, delivery.attempt, delivery.snoozes, reason=reason)
         ended = Ended([carried], delivery.offsets, delivery.offset, goes_on=goes_on)
         if delivery.ordering_key is not None:
             ended.ordered, ended.kept_until = delivery, due
@@ -196,7 +124,9 @@ class Settlement:
 
     def send_back(self, delivery: Delivery, now: datetime, due: datetime) -> None:
         """Send a copy of a delivery that came before its time to wait; its place in an order is where it is now."""
-        carried = _carry(delivery, due - now, due, delivery.attempt, delivery.snoozes, reason="not due yet")
+        carried = carried_on(
+            delivery, due - now, due, delivery.attempt, delivery.snoozes, reason="not due yet"
+        )
         self._add(Ended([carried], delivery.offsets, delivery.offset))
 
     def drop(self, delivery: Delivery) -> None:
@@ -212,51 +142,13 @@ class Settlement:
 
     def refuse(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Bury a record that breaks the wire format, its bytes and key unchanged."""
-        at = self._clock()
-        failure = Failure.named(type(error).__name__, str(error))
-        headers = headers_of(record)
-        origin = origin_of(record, headers)
-        headers["origin"] = header_text(origin)
-        headers["queue"] = queue.name.encode()
-        headers["reason"] = header_text("invalid record")
-        headers.update((name, header_text(text)) for name, text in _failure_headers(failure, at))
-        messages = [Message(queue.dead_letter_topic, record.key, record.value, list(headers.items()))]
-        if isinstance(error, InvalidRecord) and error.job is not None:
-            messages.append(
-                self._lifecycle.stated(
-                    "dead", error.job, at, queue=queue.name, maxAttempts=1, reason="invalid record",
-                    origin=origin,
-                    error={"kind": failure.kind, "message": failure.message, "fingerprint": failure.fingerprint},
-                )
-            )  # fmt: skip
-        log.warning("refused %s: %s", place_of(record), error)
+        messages = self._routing.refused(queue, record, error, self._clock())
         self._add(Ended(messages, offsets, record.offset))
 
     def await_schema(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Snooze a record whose schema this worker does not have yet; bury it when that lasts too long."""
-        at = self._clock()
-        headers = headers_of(record)
-        try:
-            check_headers(headers)
-            stated = not_before_of(headers)
-        except InvalidRecord as invalid:
-            self.refuse(queue, record, offsets, invalid)
-            return
-        raw = headers.get("unknown-schema-since", b"")
-        now_ms = milliseconds(at)
-        # Whoever wrote it: it neither lies ahead, which would make the wait endless, nor makes it shorter.
-        since_ms = min(int(raw), now_ms) if raw.isdigit() and len(raw) < 16 else now_ms
-        if now_ms - since_ms > self._unknown_schema_limit.total_seconds() * 1000:
-            self.refuse(queue, record, offsets, error)
-            return
-        due = max(at + self._unknown_schema_delay, stated or at)
-        headers["unknown-schema-since"] = b"%d" % since_ms
-        headers["origin"] = header_text(origin_of(record, headers))
-        headers["queue"] = queue.name.encode()
-        headers["reason"] = header_text(str(error))
-        headers["not-before"] = b"%d" % milliseconds(due)
-        message = Message(waiting_topic(queue, due - at), record.key, record.value, list(headers.items()))
-        self._add(Ended([message], offsets, record.offset))
+        messages = self._routing.without_schema(queue, record, error, self._clock())
+        self._add(Ended(messages, offsets, record.offset))
 
     def release(self, delivery: Delivery) -> Mark | None:
         """Return the mark that gives the lease of a delivery back unused."""
@@ -358,10 +250,10 @@ class Settlement:
         try:
             if ordered:
                 # Before the ledger lets go of a job, lest the next of its key believes that it is the first.
-                await self._admission.keep_places(_kept(ordered))
+                await self._admission.keep_in_line(_kept(ordered))
             kept = await self._admission.settle([ended.mark for ended in marked if ended.mark])
             if ordered:
-                await self._admission.leave_places(_left(ordered))
+                await self._admission.leave_lines(_left(ordered))
         except AdmissionUnavailable as error:
             # Until the ledger has it, a redelivery would run again: positions wait for Redis, too. Other queues,
             # and what the broker must be told, do not.
@@ -382,41 +274,13 @@ class Settlement:
         return []
 
 
-def _kept(batch: Iterable[Ended]) -> list[tuple[Place, datetime]]:
-    return [(one.ordered.place, one.kept_until) for one in batch if one.ordered and one.kept_until]
+def _kept(batch: Iterable[Ended]) -> list[tuple[InLine, datetime]]:
+    return [(one.ordered.in_line, one.kept_until) for one in batch if one.ordered and one.kept_until]
 
 
-def _left(batch: Iterable[Ended]) -> list[tuple[Place, str, bool]]:
+def _left(batch: Iterable[Ended]) -> list[tuple[InLine, str, bool]]:
     return [
-        (one.ordered.place, one.ordered.identity, one.ordered.handler.on_retry == "pass")
+        (one.ordered.in_line, one.ordered.identity, one.ordered.handler.on_retry == "pass")
         for one in batch
         if one.ordered and not one.kept_until
-    ]
-
-
-def _carry(
-    delivery: Delivery,
-    delay: timedelta,
-    due: datetime,
-    attempt: int,
-    snoozes: int,
-    *,
-    reason: str = "",
-    failure: Failure | None = None,
-) -> Message:
-    headers: Headers = next_headers(
-        delivery,
-        attempt=attempt,
-        snoozes=snoozes,
-        reason=reason or (f"{failure.kind}: {failure.message}" if failure else ""),
-        not_before=due,
-    )
-    return Message(waiting_topic(delivery.queue, delay), delivery.key, delivery.value, headers)
-
-
-def _failure_headers(failure: Failure, at: datetime) -> list[tuple[str, str]]:
-    return [
-        ("error-kind", failure.kind),
-        ("error-message", failure.message),
-        ("failed-at", str(milliseconds(at))),
     ]

@@ -30,6 +30,7 @@ from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
 from streams.quarantine import Quarantine
 from streams.queues import WorkerType, queues_of
+from streams.routing import Routing
 from streams.runs import WATCHED_FROM
 from streams.settings import Settings
 from streams.settle import Settlement
@@ -89,12 +90,14 @@ class Worker:
         self.settlement = Settlement(
             producer=producer,
             admission=admission,
-            lifecycle=lifecycle,
-            follow_ups=FollowUps(Publisher(codecs, Lifecycle(lifecycle_codec))),
+            routing=Routing(
+                lifecycle,
+                FollowUps(Publisher(codecs, Lifecycle(lifecycle_codec))),
+                unknown_schema_delay=settings.unknown_schema_delay,
+                unknown_schema_limit=settings.unknown_schema_limit,
+            ),
             clock=self.clock,
             snooze_limit=settings.snooze_limit,
-            unknown_schema_delay=settings.unknown_schema_delay,
-            unknown_schema_limit=settings.unknown_schema_limit,
             lost=lambda delivery: self.pipelines[delivery.queue.topic].ask_again(delivery),
             released=lambda delivery: self.pipelines[delivery.queue.topic].released(delivery),
             freed=self._place_freed,

@@ -21,12 +21,12 @@ from ratelimit import (
     Concurrency,
     Done,
     Gate,
+    InLine,
     Lease,
     Leased,
     Limit,
     Limited,
     Mark,
-    Place,
     Run,
     Waiting,
     fence,
@@ -379,10 +379,10 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
         assert await admission.renew([Lease("acme:1", run.token, limits)]) == [True]
         assert await admission.settle([Mark("acme:1", run.token, Done(), limits)]) == [True]
         assert await admission.completed(["acme:1"]) == [True]
-        place, at = Place("emails:acme:k", 1), datetime(2026, 4, 15, tzinfo=UTC)
-        await admission.keep_places([(place, at)])
-        assert await admission.ahead([Place("emails:acme:k", 2)]) == [at]
-        await admission.leave_places([(place, "acme:1", False)])
+        place, at = InLine("emails:acme:k", 1), datetime(2026, 4, 15, tzinfo=UTC)
+        await admission.keep_in_line([(place, at)])
+        assert await admission.ahead([InLine("emails:acme:k", 2)]) == [at]
+        await admission.leave_lines([(place, "acme:1", False)])
         await admission.push("gate", HOUR)
         await admission.lift("gate")
         assert await admission.present("primary/1", HOUR) == ["primary/1"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from ratelimit import AdmissionUnavailable, Answer, Candidate, Lease, Mark, Place, Released, Run
+from ratelimit import AdmissionUnavailable, Answer, Candidate, InLine, Lease, Mark, Released, Run
 from ratelimit.model import ModelAdmission
 from tests.simulation.broker import outside
 from tests.simulation.loop import Loop, Process
@@ -169,14 +169,14 @@ class Connection:
     async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         return await self._call(lambda: self._redis.renew(leases))
 
-    async def ahead(self, places: Sequence[Place]) -> list[datetime | None]:
+    async def ahead(self, places: Sequence[InLine]) -> list[datetime | None]:
         return await self._call(lambda: self._redis.model.ahead(places))
 
-    async def keep_places(self, places: Sequence[tuple[Place, datetime]]) -> None:
-        await self._call(lambda: self._redis.model.keep_places(places))
+    async def keep_in_line(self, places: Sequence[tuple[InLine, datetime]]) -> None:
+        await self._call(lambda: self._redis.model.keep_in_line(places))
 
-    async def leave_places(self, places: Sequence[tuple[Place, str, bool]]) -> None:
-        await self._call(lambda: self._redis.model.leave_places(places))
+    async def leave_lines(self, places: Sequence[tuple[InLine, str, bool]]) -> None:
+        await self._call(lambda: self._redis.model.leave_lines(places))
 
     async def push(self, gate: str, wait: timedelta) -> None:
         await self._call(lambda: self._redis.model.push(gate, wait))
