@@ -132,7 +132,7 @@ class ModelBacklog:
         """Take out those of these jobs that neither run nor wait for another delivery, by the ledger."""
         for organization, identities in _by_organization(jobs).items():
             there = self._there(organization)
-            gone = [one for one in identities if one in there and not self._ledger.unfinished(one)]
+            gone = {one for one in identities if one in there and not self._ledger.unfinished(one)}
             for identity in gone:
                 del there[identity]
             if gone:

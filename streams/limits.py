@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from ratelimit import Admission, AdmissionUnavailable, Concurrency, Gate, Limit, Limits
 from ratelimit.control import Said
 from streams.jobs import Handler
-from streams.rules import Kind, Rules, Scope, own_rules
+from streams.rules import Kind, Rate, Rules, Scope, own_rules
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ PUSH_MAX = timedelta(days=1)
 """A provider may ask for more; the next job after that asks it again."""
 
 PUSH_RETRY = timedelta(milliseconds=500)
+
 
 class Held(NamedTuple):
     """What a delivery is held to, and what it costs: at most as much as its tightest limit ever gives at once."""
@@ -79,7 +80,7 @@ class DeliveryLimits:
             if allowed is None:
                 return None
             self._shared[name] = (
-                Concurrency(name, allowed) if isinstance(allowed, int) else allowed.limit(name)
+                allowed.limit(name) if isinstance(allowed, Rate) else Concurrency(name, int(allowed))
             )
         return self._shared[name]
 

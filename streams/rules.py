@@ -8,17 +8,19 @@ most specific rule counts. The organization counts first: a rule for it goes bef
 
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from ratelimit import Limit
 from ratelimit.control import Said
 from streams.durations import parse_duration
 from streams.errors import ConfigError
 from streams.queues import QUEUES, Queue
+from streams.settings import LEAST_WEIGHT, MOST_WEIGHT
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,13 @@ PLAN = "plan:"
 RULE, ASSIGNED = "limit:", "plan-of:"
 """What the names of rules, and of the plans of organizations, begin with among all that operators say."""
 
-Kind = Literal["rate", "concurrency"]
-KINDS: tuple[Kind, ...] = ("rate", "concurrency")
+Kind = Literal["rate", "concurrency", "weight", "backlog"]
+KINDS: tuple[Kind, ...] = ("rate", "concurrency", "weight", "backlog")
+
+STANDING: tuple[Kind, ...] = ("weight", "backlog")
+"""Of an organization as a whole, and nothing that admission is asked about."""
+
+T = TypeVar("T")
 
 
 class Scope(NamedTuple):
@@ -90,23 +97,38 @@ class Rate:
         return Limit(name, self.count, self.per, self.burst)
 
 
-Allowed = Rate | int | None
-"""A rate, or how many may run at a time; None: as many as want to."""
+Allowed = Rate | int | float | None
+"""A rate, a number of jobs, or a weight; None: as much as anybody wants."""
 
 
 def allowed_of_text(kind: Kind, text: str) -> Allowed:
-    """Return what a text allows: a rate, a number of jobs at a time, or `none`; raises ValueError."""
+    """Return what a text allows: a rate, a number of jobs, a weight, or `none`; raises ValueError."""
+    if kind == "weight":
+        return _weight_of_text(text)
     if text == "none":
         return None
     if kind == "rate":
         return Rate.of_text(text)
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"expected how many jobs may run at a time, at least 1, or none, got {text!r}")
+        what = "may run at a time" if kind == "concurrency" else "may be unfinished"
+        raise ValueError(f"expected how many jobs {what}, at least 1, or none, got {text!r}")
     return int(text)
+
+
+def _weight_of_text(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise ValueError(f"expected a weight from {LEAST_WEIGHT} to {MOST_WEIGHT}, got {text!r}")
+    return weight
 
 
 def allowed_text(allowed: Allowed) -> str:
     """Return the text of which `allowed_of_text` makes the same again."""
+    if isinstance(allowed, float):
+        return str(allowed).removesuffix(".0")
     return "none" if allowed is None else str(allowed)
 
 
@@ -123,12 +145,26 @@ class Rule(NamedTuple):
         return f"{RULE}{self.kind}:{self.scope}"
 
     @classmethod
-    def of_said(cls, name: str, value: str) -> "Rule":
-        """Return the rule that was said; raises ValueError."""
+    def of_said(cls, name: str, value: str | None) -> "Rule":
+        """Return the rule that was said, or taken back when there is no value; raises ValueError."""
         kind, _, scope = name.removeprefix(RULE).partition(":")
         if kind not in KINDS:
             raise ValueError(f"expected {' or '.join(KINDS)}, got {kind!r}")
-        return cls(kind, Scope.of_text(scope), allowed_of_text(kind, value))
+        rule = cls(kind, Scope.of_text(scope), None if value is None else allowed_of_text(kind, value))
+        rule.check()
+        return rule
+
+    def check(self) -> None:
+        """Raise ValueError when there is nothing of this kind in its scope."""
+        if self.kind not in STANDING:
+            return
+        if self.scope.organization is None or any(self.scope[:3]):
+            raise ValueError(
+                f"a {self.kind} is of an organization or a plan as a whole, and of no queue, job type or provider; "
+                f"got {self.scope}"
+            )
+        if self.kind == "weight" and self.scope.organization == EACH:
+            raise ValueError(f"a weight is beside that of the others, which is 1, so {EACH} has none")
 
 
 def own_rules(queues: Iterable[Queue] = tuple(QUEUES.values())) -> Iterator[Rule]:
@@ -148,6 +184,9 @@ class Rules:
         self._said: dict[tuple[Kind, Scope], Allowed] = {}
         self.plan_of: dict[str, str] = {}
         """Organization to its plan."""
+        self.weights: dict[str, float] = {}
+        self.caps: dict[str, int | None] = {}
+        """Organization, `plan:NAME` or `*` to how many unfinished jobs it may have."""
 
     def hear(self, news: Iterable[Said]) -> bool:
         """Take what operators said, and return whether any of it was about limits."""
@@ -159,7 +198,20 @@ class Rules:
                     self._take(said)
                 except ValueError as error:
                     log.error("%s is not understood, so it changes nothing here: %s", said.name, error)
+        if heard:
+            self._sort()
         return heard
+
+    def _sort(self) -> None:
+        weights: dict[str, float] = {}
+        caps: dict[str, int | None] = {}
+        for (kind, scope), allowed in self._said.items():
+            if kind == "weight" and isinstance(allowed, float):
+                weights[scope.organization or ""] = allowed
+            elif kind == "backlog" and not isinstance(allowed, Rate | float):
+                caps[scope.organization or ""] = allowed
+        # Other threads may be looking.
+        self.weights, self.caps = weights, caps
 
     def _take(self, said: Said) -> None:
         if said.name.startswith(ASSIGNED):
@@ -169,7 +221,7 @@ class Rules:
             else:
                 self.plan_of[organization] = said.value
             return
-        kind, scope, allowed = Rule.of_said(said.name, said.value or "none")
+        kind, scope, allowed = Rule.of_said(said.name, said.value)
         if said.value is None:
             self._said.pop((kind, scope), None)
         else:
@@ -184,8 +236,25 @@ class Rules:
         return sorted(rules, key=lambda one: (str(one[0].scope), one[0].kind))
 
     def shapes(self) -> list[tuple[Kind, tuple[bool, ...]]]:
-        """Return each kind and set of dimensions that some rule states."""
-        return sorted({(kind, scope.shape) for kind, scope in itertools.chain(self._own, self._said)})
+        """Return each kind of limit and set of dimensions that some rule states."""
+        stated = itertools.chain(self._own, self._said)
+        return sorted({(kind, scope.shape) for kind, scope in stated if kind not in STANDING})
+
+    def weight(self, organization: str) -> float | None:
+        """Return the weight that operators gave an organization, or else its plan."""
+        return self._of(self.weights, organization)
+
+    def cap(self, organization: str) -> int | None:
+        """Return how many unfinished jobs an organization may have; None when as many as it wants."""
+        return self._of(self.caps, organization)
+
+    def _of(self, said: Mapping[str, T], organization: str) -> T | None:
+        if not said:
+            return None
+        for name in (organization, PLAN + self.plan_of.get(organization, ""), EACH):
+            if name in said:
+                return said[name]
+        return None
 
     def allowed(self, kind: Kind, scope: Scope) -> Allowed:
         """Return what the most specific rule allows in a scope without `*`; None when nothing limits it."""

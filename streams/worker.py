@@ -14,6 +14,7 @@ from typing import NamedTuple
 import psutil
 
 from ratelimit import Admission, AdmissionUnavailable, Mark
+from ratelimit.backlog import Backlog
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
@@ -69,6 +70,7 @@ class Worker:
         producer: Producer,
         clock: Callable[[], datetime],
         control: Control | None = None,
+        backlog: Backlog | None = None,
         weights: Callable[[str], float] | None = None,
     ) -> None:
         self.type = worker_type
@@ -78,11 +80,13 @@ class Worker:
         self._producer = producer
         self.clock = Clock(clock)
         self._control = control
+        self._backlog = backlog
         self._listener = Listener(control, clock=self.clock) if control else None
         self._hears = True
         self._clock_is_wrong = False
         self.cancellations = Cancellations()
         self.limits = DeliveryLimits()
+        self._weights = weights or settings.weight
         self._live = LiveWorkers(worker_type, settings.worker_id, admission)
         self._local = LocalLimits(self.clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
@@ -102,6 +106,8 @@ class Worker:
             released=lambda delivery: self.pipelines[delivery.queue.topic].released(delivery),
             freed=self._place_freed,
             closed={one.name for one in queues_of(worker_type) if settings.policy(one) == "closed"},
+            rules=self.limits.rules,
+            backlog=backlog,
         )
         quarantine = Quarantine()
         self.pipelines = {
@@ -116,7 +122,7 @@ class Worker:
                     records=settings.window_records,
                     size_bytes=settings.window_bytes,
                     slots=settings.concurrency(queue),
-                    weights=weights or settings.weight,
+                    weights=self._weight,
                     fair=settings.fair_lanes,
                 ),
                 cancellations=self.cancellations,
@@ -165,6 +171,11 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
             log.critical("%r ended by %r", task.get_name(), error, exc_info=error)
             self.failure.set_result(error)
+
+    def _weight(self, organization: str) -> float:
+        """Return the weight that operators have said, or else the configured one."""
+        said = self.limits.rules.weight(organization)
+        return self._weights(organization) if said is None else said
 
     def _refuses(self) -> Refuses:
         """Return what refuses jobs beyond this worker's share of limits, while Redis is away."""
@@ -284,6 +295,8 @@ class Worker:
         await self._admission.close()
         if self._control is not None:
             await self._control.close()
+        if self._backlog is not None:
+            await self._backlog.close()
         self._producer.close()
 
     async def _give_back(self, marks: Sequence[Mark]) -> None:

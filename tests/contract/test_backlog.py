@@ -90,7 +90,9 @@ async def test_a_job_counts_once_however_often_it_is_published(counted: Counted)
 
 
 @pytest.mark.parametrize("end", [Done(), Waiting(FIRST + "~")], ids=["done", "dead"])
-async def test_a_job_that_has_ended_leaves_and_does_not_come_back(counted: Counted, end: Done | Waiting) -> None:
+async def test_a_job_that_has_ended_leaves_and_does_not_come_back(
+    counted: Counted, end: Done | Waiting
+) -> None:
     await counted.enter("a", "b", "c")
     await counted.end("a", end)
     await counted.leave("a")

@@ -31,6 +31,7 @@ from ratelimit import (
     Waiting,
     fence,
 )
+from ratelimit.backlog import Asked, Full, Left, RedisBacklog
 from ratelimit.control import RedisControl
 from ratelimit.redis import RedisAdmission
 
@@ -364,7 +365,8 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
             "ACL", "SETUSER", "worker", "on", ">s3:cr/et", "~{streams}:*", "resetchannels",
             "-@all", "+evalsha", "+eval", "+get", "+mget", "+set", "+del", "+time", "+ping", "+select", "+hello",
             "+client|setinfo", "+hset", "+hmget", "+hgetall", "+hdel", "+zadd", "+zrange", "+zremrangebyscore",
-            "+pexpire", "+zrangebyscore", "+zrevrange", "+zrem", "+hget", "+xadd", "+xrevrange",
+            "+pexpire", "+zrangebyscore", "+zrevrange", "+zrem", "+hget", "+xadd", "+xrevrange", "+zcard", "+zmscore",
+            "+zrandmember",
         )  # fmt: skip
         url = (
             f"redis://worker:s3%3Acr%2Fet@127.0.0.1:{server.port}/5"
@@ -394,11 +396,18 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
             assert [said.name for said in await control.after(0)] == ["a"]
         assert len(await control.changes(5)) == 2
         await control.close()
+        backlog = RedisBacklog.from_url(url)
+        assert await backlog.enter([Asked("acme", 1, ["acme:1", "acme:2"])]) == [frozenset(["acme:2"])]
+        assert isinstance((await backlog.enter([Asked("acme", 1, ["acme:3"])]))[0], Full)
+        await backlog.leave([Left("acme", "acme:2")])
+        await backlog.take_back([Left("acme", "acme:3")])
+        assert await backlog.count("acme") == 0
+        await backlog.close()
         async with (
             Redis.from_url(server.url, db=5) as there,
             Redis.from_url(server.url.replace("/3", "/5")) as five,
         ):
-            keys = [key for key in await five.keys() if b":control:" not in key]
+            keys = [key for key in await five.keys() if b":control:" not in key and b":ends:" not in key]
             assert sorted(keys) == [b"{streams}:job:acme:1", b"{streams}:limit:queue:emails"]
             assert await there.ping()
         elsewhere = RedisAdmission.from_url(url, prefix="other")
