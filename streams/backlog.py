@@ -95,7 +95,8 @@ class Caps:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         with self._starting:
-            if self._loop is None:
+            # In a process that was forked, the thread is not there.
+            if self._loop is None or self._thread is None or not self._thread.is_alive():
                 self._control, self._backlog = self._connect()
                 self._listener = Listener(self._control)
                 self._hearing = asyncio.Lock()

@@ -28,7 +28,7 @@ def test_publishing_is_refused_beyond_the_cap_until_jobs_have_ended(pipeline: Pi
     with SyncJobs(pipeline.settings) as jobs, Redis.from_url(pipeline.settings.redis) as redis:
 
         def counted() -> int:
-            return int(redis.zcard("{streams}:backlog:acme"))  # type: ignore[arg-type]
+            return int(redis.zcard("{streams}:backlog:acme"))
 
         with pytest.raises(BacklogFull) as refused:
             jobs.publish_many(works(*range(15)) + works(1, organization="globex"))
