@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 HEARD_FOR = timedelta(seconds=1)
 """How long what was heard of caps holds before it is asked for again."""
 
+REMEMBERED_FOR = timedelta(hours=1)
+"""Whoever has heard nothing for longer hears everything anew: what was taken back is not told for ever."""
+
 ASK_AGAIN = timedelta(seconds=30)
 """When Redis is asked again after it could not answer."""
 
@@ -60,6 +63,7 @@ class Caps:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._fresh_until = 0.0
+        self._remembers_until = 0.0
         self._away_until = 0.0 if settings.publish_caps else math.inf
         self._answers = True
 
@@ -98,7 +102,7 @@ class Caps:
             # In a process that was forked, the thread is not there.
             if self._loop is None or self._thread is None or not self._thread.is_alive():
                 self._control, self._backlog = self._connect()
-                self._listener = Listener(self._control)
+                self._fresh_until = self._remembers_until = 0.0
                 self._hearing = asyncio.Lock()
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="caps", daemon=True)
@@ -146,9 +150,16 @@ class Caps:
 
     async def _hear(self) -> None:
         async with self._hearing:
-            if time.monotonic() >= self._fresh_until:
-                self._rules.hear(await self._listener.news())
-                self._fresh_until = time.monotonic() + HEARD_FOR.total_seconds()
+            if time.monotonic() < self._fresh_until:
+                return
+            rules = self._rules
+            if time.monotonic() >= self._remembers_until:
+                self._listener, rules = Listener(self._control), Rules()
+            rules.hear(await self._listener.news())
+            self._rules = rules
+            heard_at = time.monotonic()
+            self._fresh_until = heard_at + HEARD_FOR.total_seconds()
+            self._remembers_until = heard_at + REMEMBERED_FOR.total_seconds()
 
     def _asked(self, prepared: Sequence[Prepared]) -> list[Asked]:
         if not self._rules.caps:

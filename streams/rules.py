@@ -185,6 +185,7 @@ class Rules:
         self.plan_of: dict[str, str] = {}
         """Organization to its plan."""
         self.weights: dict[str, float] = {}
+        """Organization, or `plan:NAME`, to its weight."""
         self.caps: dict[str, int | None] = {}
         """Organization, `plan:NAME` or `*` to how many unfinished jobs it may have."""
 

@@ -200,6 +200,17 @@ def test_nothing_is_asked_when_it_is_switched_off() -> None:
     assert office.client._caps._loop is None, "nor is a thread started"
 
 
+def test_after_a_long_time_everything_is_heard_anew(office: Office) -> None:
+    office.say(ACME, "1")
+    office.publish(*mails("a"))
+    office.control.flush()
+    office.client._caps._fresh_until = 0
+    with pytest.raises(BacklogFull):
+        office.publish(*mails("b"))
+    office.client._caps._fresh_until = office.client._caps._remembers_until = 0
+    assert office.publish(*mails("b")) == ["b"], "the cap was taken back so long ago that nobody tells"
+
+
 def test_a_client_that_was_closed_may_be_used_again(office: Office) -> None:
     office.say(ACME, "1")
     office.publish(*mails("a"))
