@@ -241,9 +241,10 @@ class Rules:
         stated = itertools.chain(self._own, self._said)
         return sorted({(kind, scope.shape) for kind, scope in stated if kind not in STANDING})
 
-    def weight(self, organization: str) -> float | None:
-        """Return the weight that operators gave an organization, or else its plan."""
-        return self._of(self.weights, organization)
+    def weight(self, organization: str, configured: Mapping[str, float]) -> float:
+        """Return what operators said of an organization or else its plan, or the configured weight, or 1."""
+        said = self._of(self.weights, organization)
+        return configured.get(organization, 1.0) if said is None else said
 
     def cap(self, organization: str) -> int | None:
         """Return how many unfinished jobs an organization may have; None when as many as it wants."""

@@ -160,10 +160,6 @@ class Settings(BaseSettings):
             config["ssl.ca.location"] = self.kafka_ssl_ca_location
         return config
 
-    def weight(self, organization: str) -> float:
-        """Return an organization's share of the slots, beside those of the others."""
-        return self.organization_weights.get(organization, 1.0)
-
     def policy(self, queue: Queue) -> OnRedisDown:
         """Return what a queue does while Redis is away: what ON_REDIS_DOWN says of it, else its own."""
         return self.on_redis_down.get(queue.name, queue.on_redis_down)

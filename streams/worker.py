@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import psutil
@@ -71,7 +72,6 @@ class Worker:
         clock: Callable[[], datetime],
         control: Control | None = None,
         backlog: Backlog | None = None,
-        weights: Callable[[str], float] | None = None,
     ) -> None:
         self.type = worker_type
         self._settings = settings
@@ -86,7 +86,6 @@ class Worker:
         self._clock_is_wrong = False
         self.cancellations = Cancellations()
         self.limits = DeliveryLimits()
-        self._weights = weights or settings.weight
         self._live = LiveWorkers(worker_type, settings.worker_id, admission)
         self._local = LocalLimits(self.clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
@@ -122,7 +121,7 @@ class Worker:
                     records=settings.window_records,
                     size_bytes=settings.window_bytes,
                     slots=settings.concurrency(queue),
-                    weights=self._weight,
+                    weights=partial(self.limits.rules.weight, configured=settings.organization_weights),
                     fair=settings.fair_lanes,
                 ),
                 cancellations=self.cancellations,
@@ -171,11 +170,6 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
             log.critical("%r ended by %r", task.get_name(), error, exc_info=error)
             self.failure.set_result(error)
-
-    def _weight(self, organization: str) -> float:
-        """Return the weight that operators have said, or else the configured one."""
-        said = self.limits.rules.weight(organization)
-        return self._weights(organization) if said is None else said
 
     def _refuses(self) -> Refuses:
         """Return what refuses jobs beyond this worker's share of limits, while Redis is away."""
@@ -251,9 +245,7 @@ class Worker:
     async def hand_over(self, grace: timedelta) -> None:
         """Give up what has not started and let what runs end within the grace; positions are then final."""
         parted = list(self._offsets.values())
-        marks: list[Mark] = []
-        for pipeline in self.pipelines.values():
-            marks += pipeline.leave(parted)
+        marks = [mark for pipeline in self.pipelines.values() for mark in pipeline.leave(parted)]
         await self._give_back(marks)
         try:
             async with asyncio.timeout(grace.total_seconds()):
@@ -292,11 +284,8 @@ class Worker:
         marks = [self.settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
         await self._live.leave()
-        await self._admission.close()
-        if self._control is not None:
-            await self._control.close()
-        if self._backlog is not None:
-            await self._backlog.close()
+        closing: list[Admission | Control | Backlog | None] = [self._admission, self._control, self._backlog]
+        await asyncio.gather(*[one.close() for one in closing if one is not None])
         self._producer.close()
 
     async def _give_back(self, marks: Sequence[Mark]) -> None:
@@ -318,12 +307,21 @@ class Worker:
             self._make_way()
 
     def _make_way(self) -> None:
-        """Let no partition stop because of what waits: of held organizations at once, of others in time."""
-        held_up = [one for one in self._offsets.values() if one.held_back >= WATCHED_FROM]
-        if held_up:
-            far = [one for one in held_up if one.held_back >= self._settings.window_span // 2]
-            for topic, pipeline in self.pipelines.items():
-                pipeline.make_way([one for one in held_up if one.topic == topic], far)
+        """Let no partition stop because of what waits: of held organizations at once, of others in time.
+
+        What waits for an earlier one of its ordering key may be all that fits, and the earlier one come behind it.
+        """
+        far = [one for one in self._offsets.values() if one.held_back >= self._settings.window_span // 2]
+        for topic, pipeline in self.pipelines.items():
+            stuck = pipeline.is_stuck
+            held_up = [
+                offsets
+                for partition, offsets in self._offsets.items()
+                if partition.topic == topic
+                and (offsets.held_back >= WATCHED_FROM or (stuck and not self.has_room(partition)))
+            ]
+            if held_up:
+                pipeline.make_way(held_up, far)
 
     async def hear(self) -> None:
         """Hear what operators said since the last time; while that cannot be asked, what is known holds."""

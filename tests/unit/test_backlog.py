@@ -323,8 +323,9 @@ async def test_positions_wait_for_the_count_as_they_do_for_the_ledger(slow: Slow
 async def test_what_operators_say_of_weights_goes_before_what_is_configured(slow: Slow) -> None:
     options = {"organization_weights": {"acme": 2.0, "globex": 3.0}}
     async with Rig(options=options) as rig:
+        window = rig.worker.pipelines["jobs.webhooks"].window
         weights: Callable[[], list[float]] = lambda: [  # noqa: E731
-            rig.worker._weight(one) for one in ("acme", "globex", "initech")
+            window._weights(one) for one in ("acme", "globex", "initech")
         ]
         assert weights() == [2, 3, 1]
         plan = {"limit:weight:organization=plan:gold": "0.5", "plan-of:globex": "gold"}

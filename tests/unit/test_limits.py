@@ -132,12 +132,12 @@ def test_weights_and_caps_are_of_organizations_and_no_limits_of_jobs() -> None:
         }
     )
     organizations = ("acme", "globex", "initech", "hooli")
-    assert [limits.rules.weight(one) for one in organizations] == [4.0, 0.5, 0.5, None]
+    assert [limits.rules.weight(one, {"acme": 9, "hooli": 3}) for one in organizations] == [4, 0.5, 0.5, 3]
     assert [limits.rules.cap(one) for one in organizations] == [1000, 1000, None, 100]
     assert list(names(limits, SEND)) == ["rate:queue=emails"], "admission is asked about neither"
     limits.hear([said(f"{ASSIGNED}acme", None), said("limit:weight:organization=acme", None)])
     limits.hear([said("limit:backlog:organization=*", None)])
-    assert [limits.rules.weight(one) for one in organizations] == [None, 0.5, 0.5, None]
+    assert [limits.rules.weight(one, {"acme": 9}) for one in organizations] == [9, 0.5, 0.5, 1]
     assert [limits.rules.cap(one) for one in organizations] == [None, 1000, None, None]
 
 
