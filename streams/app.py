@@ -28,6 +28,7 @@ from streams.health import HealthServer, Readiness, answering, life_signs
 from streams.producer import Producer
 from streams.progress import Progress, Stalled, Watchdog
 from streams.queues import WorkerType, queues_of
+from streams.refill import KafkaReader
 from streams.retry import RetryForwarder
 from streams.settings import Settings, load_settings
 from streams.topics import verify
@@ -77,6 +78,7 @@ class App(faust.App):
             lease=settings.lease,
             marker=settings.marker_retention,
         )
+        self.reader = KafkaReader(settings)
         self.worker = Worker(
             self.worker_type,
             settings,
@@ -84,6 +86,7 @@ class App(faust.App):
             lifecycle_codec=lifecycle_codec(settings),
             admission=admission,
             producer=Producer(settings.kafka),
+            reader=self.reader,
             clock=partial(datetime.now, UTC),
             control=RedisControl.from_url(settings.redis, prefix=settings.redis_prefix),
             backlog=RedisBacklog.from_url(
@@ -143,6 +146,7 @@ class App(faust.App):
             await self.health.stop()
             await self.forwarder.stop()
             await self.worker.close()
+            await self.reader.close()
         # Faust makes folders for tables even where there are none.
         shutil.rmtree(self.conf.datadir, ignore_errors=True)
 

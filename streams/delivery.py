@@ -44,8 +44,7 @@ HEADERS_CAP = 8 * 1024
 
 ORIGIN_CAP = 512
 
-SURPLUS = "its organization has its share"
-"""The `reason` of what steps aside."""
+DEFAULT_PRIORITY = 5
 
 Headers = list[tuple[str, str | bytes | None]]
 """Headers as confluent-kafka's producer takes them; their values are bytes."""
@@ -105,11 +104,6 @@ class Delivery:
     def identity(self) -> str:
         """Return what makes two deliveries the same job: the organization and the idempotency key."""
         return identity(self.organization_id, self.idempotency_key)
-
-    @property
-    def stepped_aside(self) -> bool:
-        """Return whether it comes back from stepping aside; it may then come up to a second early, unlike a retry."""
-        return self.headers.get("reason") == SURPLUS.encode()
 
     @property
     def rank(self) -> int:
@@ -231,6 +225,12 @@ def not_before_of(headers: Mapping[str, bytes]) -> datetime | None:
 def headers_of(record: Record) -> dict[str, bytes]:
     """Return the headers that have a value."""
     return {name: value for name, value in record.headers if value is not None}
+
+
+def priority_of(headers: Mapping[str, bytes]) -> int:
+    """Return the priority that headers tell, the default when they do not; the body has the last word."""
+    stated = headers.get("priority", b"")
+    return int(stated) if stated.isdigit() and len(stated) <= 2 else DEFAULT_PRIORITY
 
 
 def place_of(record: Record) -> str:

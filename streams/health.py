@@ -84,16 +84,25 @@ def life_signs(
             limit=5 * limit,
         ),
     ]
-    return signs + [_life_sign(pipeline, limit) for pipeline in worker.pipelines.values()]
+    return signs + [sign for pipeline in worker.pipelines.values() for sign in _life_signs(pipeline, limit)]
 
 
-def _life_sign(pipeline: "Pipeline", limit: timedelta) -> LifeSign:
-    return LifeSign(
-        f"{pipeline.queue.name} has jobs to run and a slot for them, and admitted and finished none",
-        could=lambda: pipeline.could_go_on,
-        count=lambda: pipeline.rounds,
-        limit=limit,
-    )
+def _life_signs(pipeline: "Pipeline", limit: timedelta) -> list[LifeSign]:
+    name = pipeline.queue.name
+    return [
+        LifeSign(
+            f"{name} has jobs to run and a slot for them, and admitted and finished none",
+            could=lambda: pipeline.could_go_on,
+            count=lambda: pipeline.rounds,
+            limit=limit,
+        ),
+        LifeSign(
+            f"{name} runs low of what it skipped, and has read none of it back",
+            could=lambda: pipeline.refill.could_go_on,
+            count=lambda: pipeline.refill.rounds,
+            limit=limit,
+        ),
+    ]
 
 
 def answering(ping: Callable[[], Awaitable[None]]) -> Check:
@@ -213,6 +222,7 @@ class HealthServer:
             pipeline.queue.name: {
                 "running": len(pipeline.runs.unfinished()),
                 "waiting": pipeline.window.records,
+                "skipped": len(pipeline.window.surplus),
             }
             for pipeline in self._worker.pipelines.values()
         }

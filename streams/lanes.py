@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from itertools import count
 
 from streams.delivery import Delivery
+from streams.surplus import Skipped
 
 AGE = timedelta(seconds=30)
 """One step of priority is worth so much waiting: nothing that was published later than nine of them overtakes."""
@@ -102,7 +103,6 @@ class Lane:
     """The deliveries of one organization, by priority, and what the organization has used."""
 
     __slots__ = (
-        "away",
         "bytes",
         "idle",
         "levels",
@@ -110,6 +110,7 @@ class Lane:
         "out",
         "pause",
         "records",
+        "skipped",
         "turn",
         "until",
         "used",
@@ -134,8 +135,8 @@ class Lane:
         """Nothing is taken until then."""
         self.pause = 0.0
         """For how many seconds it was held last: about how often a limit lets one of it through."""
-        self.away = 0
-        """How many have stepped aside and are not back, as far as is known."""
+        self.skipped: Skipped | None = None
+        """What was read of it, let go of, and is to be read back; None when nothing is."""
         self.idle = False
         """It is among the lanes that are forgotten once what they used does not matter any more."""
 

@@ -26,7 +26,7 @@ from ratelimit.local import Refuses
 from schemas.codec import Codec, NotAvro, UnknownSchema
 from streams.breaker import Breakers
 from streams.cancellation import Cancellations, Unbegun
-from streams.delivery import SURPLUS, Delivery, Record, read
+from streams.delivery import Delivery, Record, read
 from streams.errors import InvalidRecord
 from streams.execution import Execution
 from streams.lifecycle import Lifecycle
@@ -36,6 +36,7 @@ from streams.order import Order
 from streams.outcome import Attempt
 from streams.quarantine import Quarantine
 from streams.queues import SHORTEST_DELAY, OnRedisDown, Queue
+from streams.refill import Reader, Refill
 from streams.runs import Runs
 from streams.settle import Settlement
 from streams.unledgered import Unledgered
@@ -54,6 +55,9 @@ PLACE_RETRY = timedelta(milliseconds=250)
 LEASED_RETRY = timedelta(seconds=1)
 """How soon a delivery of a job that runs elsewhere asks again: its lease may end long before it runs out."""
 
+MAKES_WAY = "it would hold its partition back"
+"""The `reason` of what steps aside."""
+
 LEASED_WAITS = 3
 """How often it asks from the window, where it holds its partition's position back; then from a retry topic."""
 
@@ -71,6 +75,7 @@ class Pipeline:
         settlement: Settlement,
         lifecycle: Lifecycle,
         window: Window,
+        reader: Reader,
         cancellations: Cancellations,
         limits: DeliveryLimits,
         local: Callable[[], Refuses],
@@ -82,6 +87,7 @@ class Pipeline:
     ) -> None:
         self.queue = queue
         self.window = window
+        self.refill = Refill(queue.topic, window.surplus, reader, self._take_back)
         self._codec = codec
         self._admission = admission
         self._settlement = settlement
@@ -121,45 +127,64 @@ class Pipeline:
     # -- in ---------------------------------------------------------------------------------------------
 
     def take(self, records: Iterable[Record], offsets: PartitionOffsets) -> None:
-        """Put records into the window; those that cannot run are settled otherwise at once."""
+        """Put records into the window, or skip them; those that cannot run are settled otherwise at once."""
         if not self._taking:
             return
         now = self._clock()
-        cancelled, orphaned, window = self._cancellations.known, self.runs.orphaned, self.window
+        orphaned, surplus, covered = self.runs.orphaned, self.window.surplus, self._cancellations.cover
+        skipping = surplus.lanes
         for record in records:
             if not offsets.read(record.offset):
                 continue
             if orphaned and self.runs.adopt(record.offset, offsets):
                 continue
-            try:
-                delivery = read(self.queue, record, offsets, self._codec)
-            except UnknownSchema as error:
-                self._settlement.await_schema(self.queue, record, offsets, error)
-            except (InvalidRecord, NotAvro) as error:
-                self._settlement.refuse(self.queue, record, offsets, error)
-            except Exception as error:
-                # No bytes that someone sends may end the worker: it would read them again, and end again.
-                log.exception("%s/%s could not be read", self.queue.topic, record.offset)
-                self._settlement.refuse(self.queue, record, offsets, error)
-            else:
-                due = delivery.not_before
-                if cancelled and self._give_up(delivery):
-                    window.depart(delivery)
-                    continue
-                if due is not None and due - now >= SHORTEST_DELAY:
-                    self._settlement.send_back(delivery, now, due)
-                elif due is not None and due > now and not delivery.stepped_aside:
-                    window.hold(delivery, due)
-                elif (later := window.offer(delivery, now)) is not None:
-                    window.depart(delivery)
-                    self._settlement.postpone(delivery, now, later, SURPLUS)
+            if (
+                skipping
+                and (lane := skipping.get(record.key or b""))
+                and surplus.skipped_unread(lane, record, offsets, covered)
+            ):
+                continue
+            self._take(record, offsets, now, self.window.offer)
         self._wake.set()
+        if skipping:
+            self.refill.wake()
+
+    def _take_back(self, records: Iterable[Record], offsets: PartitionOffsets) -> None:
+        """Put records that were skipped into the window."""
+        now = self._clock()
+        for record in records:
+            self._take(record, offsets, now, self.window.add)
+        self._wake.set()
+
+    def _take(
+        self, record: Record, offsets: PartitionOffsets, now: datetime, add: Callable[[Delivery], object]
+    ) -> None:
+        try:
+            delivery = read(self.queue, record, offsets, self._codec)
+        except UnknownSchema as error:
+            self._settlement.await_schema(self.queue, record, offsets, error)
+        except (InvalidRecord, NotAvro) as error:
+            self._settlement.refuse(self.queue, record, offsets, error)
+        except Exception as error:
+            # No bytes that someone sends may end the worker: it would read them again, and end again.
+            log.exception("%s/%s could not be read", self.queue.topic, record.offset)
+            self._settlement.refuse(self.queue, record, offsets, error)
+        else:
+            due = delivery.not_before
+            if self._cancellations.known and self._give_up(delivery):
+                self.window.depart(delivery)
+            elif due is not None and due - now >= SHORTEST_DELAY:
+                self._settlement.send_back(delivery, now, due)
+            elif due is not None and due > now:
+                self.window.hold(delivery, due)
+            else:
+                add(delivery)
 
     def make_way(self, held_up: Iterable[PartitionOffsets], far: Iterable[PartitionOffsets]) -> None:
         """Put aside what holds back the positions of partitions and cannot run soon; called once per flush."""
         now = self._clock()
         for delivery, due in self.window.step_aside(held_up, far, now):
-            self._settlement.postpone(delivery, now, due, SURPLUS)
+            self._settlement.postpone(delivery, now, due, MAKES_WAY)
 
     def released(self, delivery: Delivery) -> None:
         """Let the next of an ordering key go on, now that what became of the one before it is durable."""
@@ -372,3 +397,4 @@ class Pipeline:
         """Take and admit nothing more."""
         self._taking = False
         self._wake.set()
+        self.refill.stop()

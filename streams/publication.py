@@ -10,7 +10,15 @@ from uuid6 import uuid7
 
 from ratelimit import identity
 from schemas.codec import Codec, DoesNotFit
-from streams.delivery import ATTEMPT_CAP, IDENTIFIER, KEY_CAP, Delivery, envelope, milliseconds
+from streams.delivery import (
+    ATTEMPT_CAP,
+    DEFAULT_PRIORITY,
+    IDENTIFIER,
+    KEY_CAP,
+    Delivery,
+    envelope,
+    milliseconds,
+)
 from streams.errors import InvalidJob
 from streams.jobs import HANDLERS, TYPE_OF_PAYLOAD, FollowUp, Handler, Payload
 from streams.lifecycle import Lifecycle, visible
@@ -30,7 +38,7 @@ class Publication:
     job_id: str | None = None
     idempotency_key: str | None = None
     ordering_key: str | None = None
-    priority: int = 5
+    priority: int = DEFAULT_PRIORITY
     delay: timedelta | None = None
     run_at: datetime | None = None
     max_attempts: int | None = None
@@ -103,6 +111,8 @@ def _record(
     queue: Queue, job: Mapping[str, Any], value: bytes, now: datetime, due: datetime | None
 ) -> Message:
     headers = envelope(job["jobId"], job["jobType"], job["organizationId"], queue, now)
+    if job["priority"] != DEFAULT_PRIORITY:
+        headers["priority"] = b"%d" % job["priority"]
     topic = queue.topic
     if due is not None and due > now:
         headers["not-before"] = b"%d" % milliseconds(due)

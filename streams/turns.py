@@ -2,7 +2,6 @@
 
 import heapq
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from itertools import count
 
 from streams.lanes import Lane
@@ -13,15 +12,7 @@ OVERHEAD_SECONDS = 0.000_1
 SMOOTHING = 1 / 16
 """The weight of the last job in the moving averages of what jobs take."""
 
-AWAY_SECONDS = (600.3, 240.6, 120.3, 60.6, 30.3, 10.6, 5.3, 2.6, 1.3)
-"""How long what steps aside is away: one or two hops through retry topics, and a moment for each."""
-
 _sequence = count(1)
-
-
-def away_for(seconds: float) -> timedelta:
-    """Return for how long something steps aside that would best be away for so many seconds; hardly ever longer."""
-    return timedelta(seconds=next((one for one in AWAY_SECONDS if one <= seconds), AWAY_SECONDS[-1]))
 
 
 class Pace:
@@ -116,7 +107,7 @@ class Turns:
 
     def rest(self, lane: Lane) -> None:
         """Let an empty lane be forgotten in time."""
-        if not (lane.records or lane.out or lane.idle):
+        if not (lane.records or lane.out or lane.skipped or lane.idle):
             lane.idle = True
             heapq.heappush(self._idle, (lane.used, next(_sequence), lane))
 
@@ -125,7 +116,7 @@ class Turns:
         idle = self._idle
         while idle and (idle[0][0] <= self.time or len(idle) > most):
             used, _, lane = heapq.heappop(idle)
-            if lane.records or lane.out or lane.until is not None:
+            if lane.records or lane.out or lane.skipped or lane.until is not None:
                 lane.idle = False
             elif lane.used > max(used, self.time) and len(idle) < most:
                 heapq.heappush(idle, (lane.used, next(_sequence), lane))

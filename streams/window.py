@@ -12,10 +12,11 @@ from itertools import count
 from streams.delivery import Delivery
 from streams.lanes import Lane, Line, Lines
 from streams.offsets import PartitionOffsets
-from streams.turns import OVERHEAD_SECONDS, Pace, Turns, away_for
+from streams.surplus import Surplus
+from streams.turns import OVERHEAD_SECONDS, Pace, Turns
 
-LASTS_SECONDS = 2.0
-"""For how long a lane must have work that something steps aside of: what returns comes in bunches."""
+SHORTEST_ASIDE = timedelta(seconds=1)
+LONGEST_ASIDE = timedelta(minutes=10)
 
 _sequence = count(1)
 
@@ -27,7 +28,8 @@ class Window:
     job will take is charged when it is taken out, by the average of its type, and corrected by `ended`. A lane
     that was empty or held starts at the virtual time: idleness earns nothing. Of one ordering key, one delivery
     at a time is taken, in the order of publication. `records` and `size_bytes` bound what it holds, for its reader
-    to heed; an organization that has as much in it as is free has its share, and what comes then is `surplus`.
+    to heed. An organization that has as much in it as is free has its share: what comes then is skipped, which
+    keeps its offset and nothing else, and is read back when the lane runs `low`.
     Work per job grows with the logarithm of the lanes.
     """
 
@@ -40,27 +42,26 @@ class Window:
         weights: Callable[[str], float] = lambda organization: 1.0,
         fair: bool = True,
     ) -> None:
-        self._records_bound = records
-        self._bytes_bound = size_bytes
+        self.records_bound = records
+        self.bytes_bound = size_bytes
         self._slots = slots
         self._weights = weights
         self._fair = fair
         self._lanes: dict[str, Lane] = {}
-        self._turns = Turns()
+        self.turns = Turns()
         self._lines = Lines()
         self._waking: list[tuple[datetime, int, Lane | Line]] = []
         self._held: list[tuple[datetime, int, Delivery]] = []
         self._held_until: datetime | None = None
         self._pause = 0.0
-        self._flooding = 0.0
-        """The weights of the lanes of which something has stepped aside and is not back."""
+        self.surplus = Surplus(self)
         self._pace = Pace()
         self.records = 0
         self.bytes = 0
 
     @property
     def full(self) -> bool:
-        return self.records >= self._records_bound or self.bytes >= self._bytes_bound
+        return self.records >= self.records_bound or self.bytes >= self.bytes_bound
 
     @property
     def is_held(self) -> bool:
@@ -73,24 +74,26 @@ class Window:
 
     def weigh(self) -> None:
         """Look up the weights of the lanes that are served, which may have changed; called now and then."""
-        self._turns.weigh(self._weights)
-        self._flooding = sum(one.weight for one in self._lanes.values() if one.away)
+        self.turns.weigh(self._weights)
 
-    def offer(self, delivery: Delivery, now: datetime) -> datetime | None:
-        """Add a delivery and return None, or return when it should come again, for there is no room for it now.
+    def seconds_each(self, lane: Lane) -> float:
+        """Return how often a lane is served, as far as can be told: by the slots, or by what limits them."""
+        shares = max(1.0, self.turns.weights / lane.weight)
+        return max(max(self.seconds_per_job, self._pause) * shares, lane.pause)
 
-        There is none when its organization holds as much of the window as is free, times its weight, and that is
-        work for long enough. What is away comes again about twice as fast as its lane is served.
-        """
-        lane = self._lanes.get(delivery.organization_id)
-        if lane is not None:
-            if lane.away and delivery.stepped_aside:
-                lane.away -= 1
-                self._flooding -= 0 if lane.away else lane.weight
-            if self._crowds(lane) and self._is_surplus(lane, delivery):
-                return self._returns_at(lane, now)
-        self.add(delivery)
-        return None
+    def offer(self, delivery: Delivery) -> bool:
+        """Add a delivery and return True; or skip it and return False, for its organization has its share."""
+        lane, surplus = self._lanes.get(delivery.organization_id), self.surplus
+        if (
+            lane is None
+            or not (lane.skipped or surplus.crowds(lane))
+            or surplus.takes(lane, delivery)
+            or self._lines.wait_for(delivery)
+        ):
+            self.add(delivery)
+            return True
+        surplus.skip(lane, delivery.offsets, delivery.offset, delivery.priority)
+        return False
 
     def add(self, delivery: Delivery) -> None:
         """Put a delivery at the end of its organization's lane, or in its place in the line of its ordering key."""
@@ -118,7 +121,7 @@ class Window:
         """Take up to `limit` deliveries out of the window, each time of the lane that has used least."""
         self._release(now)
         taken: list[Delivery] = []
-        turns, estimates = self._turns, self._pace.by_type
+        turns, estimates = self.turns, self._pace.by_type
         while len(taken) < limit and self._held_until is None and (lane := turns.top()) is not None:
             item = lane.pop()
             delivery = item.pop() if isinstance(item, Line) else item
@@ -130,7 +133,7 @@ class Window:
             taken.append(delivery)
         self.records -= len(taken)
         self.bytes -= sum([len(one.value) for one in taken])
-        for lane in turns.forgotten(self._records_bound):
+        for lane in turns.forgotten(self.records_bound):
             del self._lanes[lane.organization]
         return taken
 
@@ -174,7 +177,7 @@ class Window:
             self._requeue(lane, delivery)
         for lane in lanes.values():
             if lane.until is None and lane.levels:
-                self._turns.give_back(lane, 2 * len(self._lanes) + 100)
+                self.turns.give_back(lane, 2 * len(self._lanes) + 100)
 
     def hold(self, delivery: Delivery, until: datetime) -> None:
         """Keep a delivery that was taken, and only it and what its ordering key has behind it, until an instant."""
@@ -204,7 +207,7 @@ class Window:
             lane.until = until
             heapq.heappush(self._waking, (until, next(_sequence), lane))
         if lane.turn is not None:
-            self._turns.leave(lane)
+            self.turns.leave(lane)
 
     def hold_all(self, until: datetime, *, pause: timedelta = timedelta(0)) -> None:
         """Take nothing until an instant; `pause` is how long a limit makes the queue wait each time."""
@@ -218,7 +221,7 @@ class Window:
             if isinstance(woken, Lane) and woken.until is not None:
                 woken.until = None
                 self._enter(woken)
-                self._turns.rest(woken)
+                self.turns.rest(woken)
 
     def wakes_at(self) -> datetime | None:
         """Return when something held is released next, or None when nothing is held."""
@@ -232,7 +235,7 @@ class Window:
     def has_next(self, now: datetime) -> bool:
         """Return whether `next` would take anything."""
         self._release(now)
-        return self._held_until is None and self._turns.top() is not None
+        return self._held_until is None and self.turns.top() is not None
 
     def step_aside(
         self, held_up: Iterable[PartitionOffsets], far: Iterable[PartitionOffsets], now: datetime
@@ -240,31 +243,36 @@ class Window:
         """Take out what holds back the positions of partitions and cannot run soon, and say when each comes again.
 
         Of partitions that are held up, what is held or blocked; of those that are far behind, also the older half of
-        what waits for others of its ordering key, or in a lane that has its share of the window.
+        what waits for others of its ordering key, or in a lane that has its share of the window. And what is blocked
+        of lanes that are choked.
         """
         # Of each partition, what lies below: everything, and the older half of what was read and is not settled.
         near = {id(one): one.next_offset for one in held_up}
-        distant = {id(one): one.next_offset - one.span // 2 for one in far}
-        if not near:
-            return []
+        distant = {id(one): one.halfway for one in far}
         aside: list[tuple[Delivery, datetime]] = []
         for line in [one for one in self._lines.values() if one.waiting and (one.busy or one.until)]:
-            until, below = line.until or now, near if line.blocked else distant
-            for delivery in line.remove(lambda one: one.offset < below.get(id(one.offsets), 0)):  # noqa: B023
-                aside.append((delivery, max(until, self._returns_at(self._lane(delivery), now))))
-        for lane in [one for one in self._lanes.values() if one.until or self._crowds(one)]:
-            below = near if lane.until else distant
+            lane, until = self._lane_of(line.name[0] if self._fair else ""), line.until or now
+            below = near if line.blocked else distant
+            chokes = line.blocked and self.surplus.chokes(lane)
+            for delivery in line.remove(
+                lambda one: chokes or one.offset < below.get(id(one.offsets), 0)  # noqa: B023
+            ):
+                aside.append((delivery, max(until, self._aside_until(lane, now))))
+        for lane in [one for one in self._lanes.values() if one.until or self.surplus.crowds(one)]:
+            # Of a lane with more to read back, the next ones would be in the way of their positions just as well.
+            below = near if lane.until and not lane.skipped else distant
             for delivery in self._remove(lane, lambda one: one.offset < below.get(id(one.offsets), 0)):  # noqa: B023
-                aside.append((delivery, max(lane.until or now, self._returns_at(lane, now))))
+                aside.append((delivery, max(lane.until or now, self._aside_until(lane, now))))
         for delivery, _ in aside:
             self._count(self._lane(delivery), delivery, -1)
-            self._turns.rest(self._lane(delivery))
+            self.turns.rest(self._lane(delivery))
             self.depart(delivery)
         return aside
 
-    def drop(self, gone: Iterable[object]) -> list[Delivery]:
-        """Take out and return every delivery whose PartitionOffsets is among those given."""
-        parted = set(map(id, gone))
+    def drop(self, gone: Iterable[PartitionOffsets]) -> list[Delivery]:
+        """Take out and return every delivery of partitions, and forget what was skipped of them."""
+        parted = {id(one): one for one in gone}
+        self.surplus.drop(parted.values())
         return self.take_out(lambda one: id(one.offsets) in parted)
 
     def take_out(self, meant: Callable[[Delivery], bool]) -> list[Delivery]:
@@ -281,7 +289,7 @@ class Window:
         for delivery in taken:
             lane = self._lane(delivery)
             self._count(lane, delivery, -1)
-            self._turns.rest(lane)
+            self.turns.rest(lane)
             self.released(delivery)
         return taken
 
@@ -294,7 +302,7 @@ class Window:
     def _remove(self, lane: Lane, meant: Callable[[Delivery], bool]) -> list[Delivery]:
         removed = lane.remove(meant)
         if lane.turn is not None and not lane.levels:
-            self._turns.leave(lane)
+            self.turns.leave(lane)
         return removed
 
     def _lane(self, delivery: Delivery) -> Lane:
@@ -304,9 +312,9 @@ class Window:
         lane = self._lanes.get(organization)
         if lane is None:
             lane = self._lanes[organization] = Lane(
-                organization, self._weights(organization), self._turns.time
+                organization, self._weights(organization), self.turns.time
             )
-            self._turns.rest(lane)
+            self.turns.rest(lane)
         return lane
 
     def _requeue(self, lane: Lane, delivery: Delivery) -> None:
@@ -332,7 +340,7 @@ class Window:
         """Let a lane be served, unless it is held or has nothing to take."""
         if lane.until is None and lane.turn is None and lane.levels:
             lane.weight = self._weights(lane.organization)
-            self._turns.enter(lane)
+            self.turns.enter(lane)
 
     def _charge(self, delivery: Delivery, seconds: float) -> None:
         if delivery.charged < 0:
@@ -342,7 +350,7 @@ class Window:
         lane.out -= 1
         delivery.charged = -1
         if not lane.records:
-            self._turns.rest(lane)
+            self.turns.rest(lane)
 
     def _release(self, now: datetime) -> None:
         if self._held_until is not None and self._held_until <= now:
@@ -356,41 +364,18 @@ class Window:
                 self._offer(self._lane_of(woken.name[0] if self._fair else ""), woken)
             else:
                 self._enter(woken)
-                self._turns.rest(woken)
+                self.turns.rest(woken)
         while self._held and self._held[0][0] <= now:
             delivery = heapq.heappop(self._held)[2]
             lane = self._lane(delivery)
             self._requeue(lane, delivery)
             self._enter(lane)
 
-    def _crowds(self, lane: Lane) -> bool:
-        """Return whether a lane holds as much of the window as is free, times its weight."""
-        weight = lane.weight
-        return (
-            lane.records >= weight * (self._records_bound - self.records)
-            or lane.bytes >= weight * (self._bytes_bound - self.bytes)
-        )  # fmt: skip
-
-    def _is_surplus(self, lane: Lane, delivery: Delivery) -> bool:
-        """Return whether a delivery steps aside of a lane that crowds, which is worth it only if it is not missed."""
-        return (
-            self._fair
-            and lane.records * self._seconds_each(lane) >= LASTS_SECONDS
-            and not (lane.levels and delivery.priority < min(lane.levels))
-            and not self._lines.wait_for(delivery)
-        )
-
-    def _seconds_each(self, lane: Lane) -> float:
-        """Return how often a lane is served, as far as can be told: by the slots, or by what limits them."""
-        shares = max(1.0, self._flooding / lane.weight)
-        return max(max(self.seconds_per_job, self._pause) * shares, lane.pause)
-
-    def _returns_at(self, lane: Lane, now: datetime) -> datetime:
-        """Return when one more that steps aside comes again: in time for its turn behind all that are away."""
-        if not lane.away:
-            self._flooding += lane.weight
-        lane.away += 1
-        return now + away_for(lane.away * self._seconds_each(lane) / 2)
+    def _aside_until(self, lane: Lane, now: datetime) -> datetime:
+        """Return when what steps aside of a lane comes again: when all that waits there has had its turn."""
+        waiting = lane.records + (len(lane.skipped) if lane.skipped else 0)
+        seconds = timedelta(seconds=waiting * self.seconds_each(lane))
+        return now + min(max(seconds, SHORTEST_ASIDE), LONGEST_ASIDE)
 
     def _count(self, lane: Lane, delivery: Delivery, step: int) -> None:
         size = step * len(delivery.value)

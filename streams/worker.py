@@ -32,6 +32,7 @@ from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
 from streams.quarantine import Quarantine
 from streams.queues import WorkerType, queues_of
+from streams.refill import Reader
 from streams.routing import Routing
 from streams.runs import WATCHED_FROM
 from streams.settings import Settings
@@ -69,6 +70,7 @@ class Worker:
         lifecycle_codec: Codec,
         admission: Admission,
         producer: Producer,
+        reader: Reader,
         clock: Callable[[], datetime],
         control: Control | None = None,
         backlog: Backlog | None = None,
@@ -124,6 +126,7 @@ class Worker:
                     weights=partial(self.limits.rules.weight, configured=settings.organization_weights),
                     fair=settings.fair_lanes,
                 ),
+                reader=reader,
                 cancellations=self.cancellations,
                 limits=self.limits,
                 local=self._refuses,
@@ -151,6 +154,7 @@ class Worker:
             self._admitting.append(self._duty(pipeline.admit(), f"admit {pipeline.queue.name}"))
             self._duty(pipeline.runs.run(), f"run {pipeline.queue.name}")
             self._duty(pipeline.unbegun.run(), f"cancel {pipeline.queue.name}")
+            self._duty(pipeline.refill.run(), f"refill {pipeline.queue.name}")
         self._duty(self.settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
@@ -191,16 +195,12 @@ class Worker:
         return self._offsets.get(partition)
 
     def has_room(self, partition: Partition) -> bool:
-        """Return whether records of a partition may be handed in: its queue's window and its span have room.
-
-        Nor are any while too many outcomes wait to be durable: what steps aside leaves the window faster than the
-        broker takes it.
-        """
+        """Return whether records of a partition may be handed in: there is room for them, and for their outcomes."""
         offsets = self._offsets.get(partition)
         return (
             offsets is not None
             and not offsets.gone
-            and offsets.span < self._settings.window_span
+            and offsets.has_room(self._settings.window_span)
             and not self.pipelines[partition.topic].window.full
             and not self.settlement.full
         )
@@ -311,7 +311,7 @@ class Worker:
 
         What waits for an earlier one of its ordering key may be all that fits, and the earlier one come behind it.
         """
-        far = [one for one in self._offsets.values() if one.held_back >= self._settings.window_span // 2]
+        far = [one for one in self._offsets.values() if one.behind >= self._settings.window_span // 2]
         for topic, pipeline in self.pipelines.items():
             stuck = pipeline.is_stuck
             held_up = [
@@ -320,7 +320,7 @@ class Worker:
                 if partition.topic == topic
                 and (offsets.held_back >= WATCHED_FROM or (stuck and not self.has_room(partition)))
             ]
-            if held_up:
+            if held_up or pipeline.window.surplus.is_choked:
                 pipeline.make_way(held_up, far)
 
     async def hear(self) -> None:
