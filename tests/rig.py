@@ -24,6 +24,7 @@ from streams.delivery import envelope
 from streams.jobs import HANDLERS, TYPE_OF_PAYLOAD, Handler, Job, Payload, handles, secret
 from streams.producer import Message, Producer
 from streams.queues import LIFECYCLE_TOPIC, QUEUES, WEBHOOKS, Queue, WorkerType
+from streams.refill import NotReadBack
 from streams.settings import load_settings
 from streams.worker import Partition, Worker
 
@@ -197,6 +198,29 @@ class Read:
     timestamp: int = 0
 
 
+class Shelf:
+    """The reader of what was skipped: of all records that were handed in; `down` while the broker is away."""
+
+    def __init__(self) -> None:
+        self.records: defaultdict[tuple[str, int], dict[int, Read]] = defaultdict(dict)
+        self.starts: defaultdict[tuple[str, int], int] = defaultdict(int)
+        """What retention has left, by partition."""
+        self.down = False
+        self.reads = 0
+
+    async def read(self, topic: str, partition: int, first_offset: int, count: int) -> list[Read]:
+        await asyncio.sleep(0.001)
+        if self.down:
+            raise NotReadBack("down for the test")
+        self.reads += 1
+        log = self.records[topic, partition]
+        first = max(first_offset, self.starts[topic, partition])
+        return [log[offset] for offset in range(first, first_offset + count) if offset in log]
+
+    async def start(self, topic: str, partition: int) -> int:
+        return self.starts[topic, partition]
+
+
 @dataclass
 class Rig:
     """A running worker and what is around it; `async with Rig() as rig`."""
@@ -209,6 +233,7 @@ class Rig:
     async def __aenter__(self) -> Self:
         self.clock = Clock()
         self.producer = RecordingProducer()
+        self.shelf = Shelf()
         self.ledger = Ledger(lease=self.lease, clock=self.clock)
         self.control = Megaphone(clock=self.clock)
         self.backlog = ModelBacklog(self.ledger, clock=self.clock)
@@ -229,6 +254,7 @@ class Rig:
             lifecycle_codec=self.events_codec,
             admission=self.ledger,
             producer=self.producer,
+            reader=self.shelf,
             clock=self.clock,
             control=self.control,
             backlog=self.backlog,
@@ -279,7 +305,9 @@ class Rig:
         """Hand in a record as if it had been read, and return its offset."""
         where = Partition(queue.topic, partition)
         offset, self._next[where] = self._next[where], self._next[where] + 1
-        self.worker.take(where, [Read(queue.topic, partition, offset, key, value, list(headers.items()))])
+        read = Read(queue.topic, partition, offset, key, value, list(headers.items()))
+        self.shelf.records[where][offset] = read
+        self.worker.take(where, [read])
         return offset
 
     def put_again(self, message: Message, queue: Queue | None = None) -> int:

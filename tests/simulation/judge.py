@@ -181,9 +181,10 @@ class Judge:
             self.object(f"not drained: jobs {open_jobs}, positions {left}")
         for member in self._world.alive():
             for pipeline in member.worker.pipelines.values():
-                if pipeline.window.records or pipeline.runs.unfinished():
+                if pipeline.window.records or pipeline.window.surplus.lanes or pipeline.runs.unfinished():
                     self.object(
-                        f"{member.process.name} keeps {pipeline.window.records} records in its window and"
+                        f"{member.process.name} keeps {pipeline.window.records} records in its window,"
+                        f" {len(pipeline.window.surplus)} skipped and"
                         f" {len(pipeline.runs.unfinished())} running on {pipeline.queue.name}"
                     )
 

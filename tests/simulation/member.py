@@ -14,6 +14,7 @@ from streams.delivery import EPOCH
 from streams.offsets import PartitionOffsets
 from streams.producer import Message
 from streams.queues import RETRY_DELAYS
+from streams.refill import NotReadBack
 from streams.retry import goes_on_at, next_topic
 from streams.settings import Settings
 from streams.worker import Partition, Worker
@@ -29,6 +30,23 @@ HEARTBEAT_SECONDS = 0.5
 FETCH_SECONDS = 1.0
 FETCH_SECONDS_WHEN_FULL = 0.05
 POLL_RECORDS = 500
+
+
+class LogReader:
+    """Reads what was skipped from the logs."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def read(self, topic: str, partition: int, first_offset: int, count: int) -> list[Stored]:
+        await self._broker.slowly()
+        if not self._broker.healthy:
+            raise NotReadBack("the broker is away")
+        records = self._broker.log(Partition(topic, partition)).since(first_offset, count)
+        return [record for record in records if record.offset < first_offset + count]
+
+    async def start(self, topic: str, partition: int) -> int:
+        return 0
 
 
 class Member:
@@ -86,6 +104,7 @@ class Member:
             lifecycle_codec=self._world.events_codec,
             admission=self.connection,
             producer=self.producer,
+            reader=LogReader(self._broker),
             clock=self.clock,
         )
         self.worker.start()

@@ -91,6 +91,9 @@ class Plan:
     watched_from: int
     window_records: int
     window_span: int
+    lasts_seconds: float
+    """For how long a lane must have work of which something is skipped."""
+    behind_skipped: int
     jobs: list[Planned] = field(default_factory=list)
     poison: list[tuple[float, Queue, str, bytes]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -102,7 +105,7 @@ class Plan:
 
 def plan_of(seed: int, only: Kind | None = None) -> Plan:
     """Return the world of a seed; with `only`, eight faults of that kind go wrong in it and no others."""
-    chance = random.Random(f"plan {seed}")
+    chance, skipping = random.Random(f"plan {seed}"), random.Random(f"skipping {seed}")
     skewed = chance.random() < 0.3
     plan = Plan(
         seed=seed,
@@ -115,6 +118,8 @@ def plan_of(seed: int, only: Kind | None = None) -> Plan:
         watched_from=chance.choice((1, 3, 100)),
         window_records=chance.choice((2, 5, 1000)),
         window_span=chance.choice((4, 10_000, 10_000)),
+        lasts_seconds=skipping.choice((0.0, 0.0, 0.5)),
+        behind_skipped=skipping.choice((1, 10)),
     )
     queues = chance.sample(QUEUES_HERE, chance.randint(1, 3))
     for _ in range(chance.randint(12, 40)):

@@ -348,6 +348,8 @@ def simulated(world: World) -> Iterator[None]:
             "socket.gethostname": lambda: "host",
             "streams.lifecycle.event_id": event_id,
             "streams.runs.WATCHED_FROM": world.plan.watched_from,
+            "streams.surplus.LASTS_SECONDS": world.plan.lasts_seconds,
+            "streams.offsets.BEHIND_SKIPPED": world.plan.behind_skipped,
         }.items():
             stack.enter_context(patch(name, value))
         stack.enter_context(patch.dict(HANDLERS, HANDLERS_HERE, clear=True))

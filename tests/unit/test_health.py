@@ -70,7 +70,7 @@ async def test_it_tells_what_runs_and_what_waits(rig: Rig) -> None:
     status, told = await ask(health.port, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
     assert status == 200
     assert (told["worker"], told["type"], told["status"]) == ("worker-1", "primary", "ok")
-    assert told["queues"]["webhooks"] == {"running": 1, "waiting": 2}
+    assert told["queues"]["webhooks"] == {"running": 1, "waiting": 2, "skipped": 0}
     await health.stop()
 
 
