@@ -210,13 +210,14 @@ class Refill:
             records = await self._reader.read(self._topic, offsets.partition, first, last - first + 1)
             found = {record.offset: record for record in records}
             missing = [offset for offset in wanted if offset not in found]
-            # All were there when they were skipped. One that does not come may be gone only with all before it.
-            if missing and missing[-1] >= await self._reader.start(self._topic, offsets.partition):
-                raise NotReadBack(
-                    f"{self._topic}/{offsets.partition}/{missing[-1]} is there and did not come"
-                )
+            # All were there when they were skipped: what is missing was lost on the way, unless the log has lost it.
+            start = await self._reader.start(self._topic, offsets.partition) if missing else 0
+            there = next((offset for offset in missing if offset >= start), None)
+            wanted = [offset for offset in wanted if there is None or offset < there]
+            if not wanted:
+                raise NotReadBack(f"{self._topic}/{offsets.partition}/{there} is there and did not come")
         except NotReadBack as error:
-            log.warning("%d records are read back later: %s", len(wanted), error)
+            log.warning("records from %d to %d are read back later: %s", first, last, error)
             await asyncio.sleep(RETRY.total_seconds())
             return
         if not (self._stopped or offsets.gone):

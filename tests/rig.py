@@ -310,6 +310,13 @@ class Rig:
         self.worker.take(where, [read])
         return offset
 
+    def come_back(self, position: int, queue: Queue = WEBHOOKS, partition: int = 0) -> None:
+        """Assign a partition anew and hand in its records from a position on, as after a rebalance."""
+        where = Partition(queue.topic, partition)
+        self.worker.assign([where])
+        log = self.shelf.records[where]
+        self.worker.take(where, [log[offset] for offset in sorted(log) if offset >= position])
+
     def put_again(self, message: Message, queue: Queue | None = None) -> int:
         """Hand in what the worker wrote to a queue or a retry topic, as the forwarder would bring it."""
         headers = {name: bytes(data) for name, data in message.headers or [] if isinstance(data, bytes)}

@@ -13,12 +13,13 @@ from unittest.mock import patch
 from ratelimit import Answer, Candidate, Mark, Released
 from ratelimit.model import ModelAdmission
 from streams.delivery import Delivery, Record
-from streams.lanes import Line
+from streams.lanes import Lane, Line
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, DeadLetter, Outcome, Retry
 from streams.pipeline import Pipeline
 from streams.queues import Queue
 from streams.settle import Settlement
+from streams.surplus import Surplus
 from streams.window import Window
 from streams.worker import Partition, Worker
 from tests.simulation.broker import Group
@@ -214,6 +215,32 @@ def takes_several_of_a_line_at_once(self: Line) -> Delivery:
     delivery = _pop(self)
     self.busy.discard(delivery)
     return delivery
+
+
+# -- what is skipped --------------------------------------------------------------------------------------
+
+
+@mutation(Surplus, "skip", "not drained")
+def forgets_what_it_skips(self: Surplus, lane: Lane, *record: Any) -> None:
+    pass
+
+
+@mutation(PartitionOffsets, "skip", "neither ended nor a record left")
+def settles_what_it_skips(self: PartitionOffsets, offset: int) -> None:
+    self.settle(offset)
+
+
+_takes = Surplus.takes
+
+
+@mutation(Surplus, "takes", "ran before|at the same time", only="rebalance")
+def lets_what_kept_its_place_pass_what_is_skipped(self: Surplus, lane: Lane, delivery: Delivery) -> bool:
+    return _takes(self, lane, delivery) or bool(lane.skipped)
+
+
+@mutation(Pipeline, "_take_back", "not drained")
+def drops_what_it_reads_back(self: Pipeline, *records: object) -> None:
+    pass
 
 
 # -- the world around ---------------------------------------------------------------------------------------

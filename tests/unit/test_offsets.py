@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streams.offsets import PartitionOffsets
+from streams.offsets import BEHIND_SKIPPED, PartitionOffsets
 
 
 class Positions(RuleBasedStateMachine):
@@ -15,6 +15,7 @@ class Positions(RuleBasedStateMachine):
         self.offsets = PartitionOffsets("jobs.emails", 0)
         self.read: set[int] = set()
         self.settled: set[int] = set()
+        self.skipped: set[int] = set()
         self.highest = 0
 
     @rule(gap=st.integers(0, 5))
@@ -33,7 +34,21 @@ class Positions(RuleBasedStateMachine):
     def settle(self, data: st.DataObject) -> None:
         offset = data.draw(st.sampled_from(sorted(self.read)))
         self.offsets.settle(offset)
-        self.settled.add(offset)
+        self.settled |= {offset} - self.skipped
+
+    @rule(gap=st.integers(0, 5))
+    def read_and_skip(self, gap: int) -> None:
+        self.read_on(gap)
+        self.skipped.add(max(self.read))
+        self.offsets.skip(max(self.read))
+
+    @precondition(lambda self: self.read)
+    @rule(data=st.data())
+    def take_back(self, data: st.DataObject) -> None:
+        offset = data.draw(st.sampled_from(sorted(self.skipped) or sorted(self.read)))
+        assert self.offsets.take_back(offset) == (offset in self.skipped)
+        assert not self.offsets.take_back(offset)
+        self.skipped.discard(offset)
 
     @rule(beyond=st.integers(0, 100))
     def settle_what_was_never_read(self, beyond: int) -> None:
@@ -61,11 +76,17 @@ class Positions(RuleBasedStateMachine):
     def counts_what_is_open(self) -> None:
         still_open = self.read - self.settled
         assert self.offsets.unsettled == len(still_open)
-        assert self.offsets.span == (self.offsets.next_offset - min(still_open) if still_open else 0)
+        assert self.offsets.skipped == len(self.skipped)
+        ahead = {one for one in self.settled if one > min(still_open, default=self.offsets.next_offset)}
+        assert self.offsets.settled == len(ahead)
+        counted = len(ahead) // BEHIND_SKIPPED if self.skipped else len(ahead)
+        assert self.offsets.behind == counted
+        assert self.offsets.span == len(still_open) - len(self.skipped) + counted
+        assert self.offsets.held_back == sum(one < min(self.skipped, default=one + 1) for one in ahead)
 
     @invariant()
-    def remembers_nothing_that_is_behind_the_position(self) -> None:
-        assert len(self.offsets._settled) <= self.offsets.span
+    def remembers_little_that_is_behind_the_position(self) -> None:
+        assert len(self.offsets._read) <= 1024 + 2 * (self.offsets.unsettled + self.offsets.settled)
 
 
 TestPositions = Positions.TestCase
@@ -100,3 +121,12 @@ def test_any_order_ends_at_the_same_position(order: list[int]) -> None:
     for offset in order:
         offsets.settle(offset)
     assert (offsets.position, offsets.unsettled, offsets.span) == (30, 0, 0)
+
+
+def test_what_is_behind_the_position_is_cut_off() -> None:
+    offsets = PartitionOffsets("jobs.emails", 0)
+    for offset in range(10_000):
+        offsets.read(offset)
+        offsets.settle(offset)
+    assert len(offsets._read) == len(offsets._states) <= 1024
+    assert offsets.position == 10_000

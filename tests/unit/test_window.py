@@ -1,5 +1,6 @@
 """Which record is next: in turn, bounded, and none lost on the way."""
 
+import tracemalloc
 from collections import defaultdict
 from datetime import datetime, timedelta
 from random import Random
@@ -9,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streams.delivery import SURPLUS, Delivery
+from streams.delivery import Delivery
 from streams.offsets import PartitionOffsets
-from streams.turns import OVERHEAD_SECONDS
 from streams.window import Window
 from tests.deliveries import NOON, delivery
 
@@ -334,47 +334,138 @@ class TestSurplus:
             full.ended(one, seconds_each)
         return full
 
+    def offered(self, full: Window, *numbers: int, organization: str = "acme", **facts: Any) -> list[bool]:
+        """Return which of so many records of one partition come into the window; the others are skipped."""
+        offsets = self.partitions.setdefault(id(full), PartitionOffsets("jobs.emails", 0))
+        for number in numbers:
+            offsets.read(number)
+        return [full.offer(delivery(organization, number, offsets=offsets, **facts)) for number in numbers]
+
+    def setup_method(self) -> None:
+        self.partitions: dict[int, PartitionOffsets] = {}
+
     def test_an_organization_holds_no_more_than_is_free(self) -> None:
         full = self.fed(records=100)
-        kept = [full.offer(delivery("acme", number), NOON) is None for number in range(200)]
-        assert kept == [True] * 50 + [False] * 150
+        assert self.offered(full, *range(200)) == [True] * 50 + [False] * 150
         assert not full.full
-        assert full.offer(delivery("globex"), NOON) is None
+        assert len(full.surplus) == 150
+        assert self.offered(full, 200, organization="globex") == [True]
 
     def test_a_weight_of_three_holds_three_quarters(self) -> None:
         full = self.fed(records=100, weights=lambda organization: 3.0)
-        assert sum(full.offer(delivery("acme", number), NOON) is None for number in range(200)) == 75
+        assert sum(self.offered(full, *range(200))) == 75
 
     def test_large_records_count_by_their_bytes(self) -> None:
         full = self.fed(seconds_each=3.0, size_bytes=1000)
-        offered = [full.offer(delivery("acme", number, value=b"x" * 100), NOON) for number in range(20)]
-        assert sum(due is None for due in offered) == 5
+        assert sum(self.offered(full, *range(20), value=b"x" * 100)) == 5
+        assert full.surplus.low() is None, "what is read back has no room either"
+        full.next(3, NOON)
+        assert full.surplus.low() is not None
 
-    def test_work_for_less_than_two_seconds_is_never_put_aside(self) -> None:
+    def test_work_for_less_than_half_a_second_is_never_skipped(self) -> None:
         full = self.fed(seconds_each=0.000_05, records=100, slots=1)
-        assert all(full.offer(delivery("acme", number), NOON) is None for number in range(200))
+        assert all(self.offered(full, *range(200)))
         assert full.full
 
-    def test_what_a_limit_holds_back_is_put_aside_however_quick_it_is(self) -> None:
+    def test_what_a_limit_holds_back_is_skipped_however_quick_it_is(self) -> None:
         full = self.fed(seconds_each=0.000_05, records=100, slots=1)
         full.hold_lane("acme", NOON + SECOND, pause=0.1 * SECOND)
-        assert sum(full.offer(delivery("acme", number), NOON) is None for number in range(200)) == 50
+        assert sum(self.offered(full, *range(200))) == 50
 
-    def test_what_is_more_urgent_than_all_that_waits_is_kept(self) -> None:
+    def test_what_is_more_urgent_than_all_that_waits_is_kept_unless_it_has_an_order(self) -> None:
         full = self.fed(records=100)
-        while full.offer(delivery("acme", priority=5), NOON) is None:
-            continue
-        assert full.offer(delivery("acme", priority=4), NOON) is None
-        assert full.offer(delivery("acme", priority=4), NOON) is not None
+        self.offered(full, *range(60), priority=5)
+        assert self.offered(full, 60, priority=4, ordering_key="k") == [False]
+        assert self.offered(full, 61, priority=4) == [False], "as urgent as one that is skipped"
+        assert self.offered(full, 62, 63, priority=3) == [True, False]
 
     def test_what_others_of_its_ordering_key_wait_for_is_kept(self) -> None:
         full = self.fed(records=100)
-        number = 100
-        while full.offer(delivery("acme", number, ordering_key="k"), NOON) is None:
-            number += 1
-        assert full.offer(delivery("acme", 99, ordering_key="k"), NOON) is None
-        assert full.offer(delivery("acme", number, ordering_key="k"), NOON) is not None
-        assert full.offer(delivery("acme", 98, ordering_key="other"), NOON) is not None
+        kept = self.offered(full, *range(100, 160), ordering_key="k").count(True)
+        assert kept == 50
+        rank = {"headers": {"rank": b"99"}}
+        assert self.offered(full, 160, ordering_key="k", **rank) == [True]
+        assert self.offered(full, 161, ordering_key="other", **rank) == [True], (
+            "it comes before all that is skipped"
+        )
+        assert self.offered(full, 162, ordering_key="other", headers={"rank": b"150"}) == [False]
+
+    def test_once_something_is_skipped_all_that_comes_later_is_until_it_is_read_back(self) -> None:
+        full = self.fed(records=100)
+        self.offered(full, *range(60))
+        full.next(50, NOON)
+        assert self.offered(full, 60) == [False]
+        low = full.surplus.low()
+        assert low is not None
+        lane, offsets, places = low
+        assert list(places) == [*range(50, 61)]
+        full.surplus.taken_back(lane, offsets, len(places))
+        assert self.offered(full, 61) == [True]
+        assert not full.surplus.lanes
+
+    def test_it_is_low_below_half_of_its_share_and_filled_up_to_it(self) -> None:
+        full = self.fed(records=100)
+        self.offered(full, *range(200))
+        full.next(25, NOON)
+        assert full.surplus.low() is None
+        full.next(1, NOON)
+        low = full.surplus.low()
+        assert low is not None
+        assert list(low[2]) == [*range(50, 76)]
+
+    def test_what_is_read_back_at_once_lies_together(self) -> None:
+        full = self.fed(records=100)
+        self.offered(full, *range(50), *range(1000, 5000, 100))
+        full.next(50, NOON)
+        low = full.surplus.low()
+        assert low is not None
+        assert list(low[2]) == [1000, 1100, 1200, 1300, 1400]
+
+    def test_it_is_low_when_all_that_it_holds_waits_for_others(self) -> None:
+        full = self.fed(records=100)
+        self.offered(full, *range(50), ordering_key="k")
+        self.offered(full, *range(50, 70))
+        full.next(1, NOON)
+        assert full.surplus.low() is not None
+        assert not full.surplus.is_choked
+        self.offered(full, 90, ordering_key="k", headers={"rank": b"1"})
+        assert full.surplus.low() is None
+        assert full.surplus.is_choked
+
+    def test_of_a_choked_lane_what_waits_for_one_elsewhere_steps_aside(self) -> None:
+        full = self.fed(records=100)
+        self.offered(full, *range(51), ordering_key="k")
+        (first,) = full.next(1, NOON)
+        full.hold_line(first, NOON + 5 * SECOND)
+        assert full.surplus.is_choked
+        aside = full.step_aside([], [], NOON)
+        assert {one.offset for one, _ in aside} == {*range(50)}
+        assert all(due >= NOON + 5 * SECOND for _, due in aside)
+        assert full.surplus.low() is not None
+
+    def test_what_is_skipped_of_a_partition_that_goes_is_forgotten_with_it(self) -> None:
+        full = self.fed(records=100)
+        self.offered(full, *range(200))
+        (offsets,) = self.partitions.values()
+        assert len(full.drop([offsets])) == 50
+        assert not full.surplus.lanes
+        assert "acme" not in full._lanes or full._lanes["acme"].skipped is None
+
+    def test_a_hundred_thousand_take_little_memory(self) -> None:
+        full = self.fed(records=100)
+        offsets = PartitionOffsets("jobs.emails", 0)
+        one = delivery("acme", offsets=offsets)
+        tracemalloc.start()
+        try:
+            for number in range(100_000):
+                offsets.read(number)
+                one.offset = number
+                full.offer(one)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(full.surplus) == 99_950
+        assert taken < 4_000_000
 
     def test_two_deliveries_of_a_job_wait_together_for_what_is_ahead_of_it(self) -> None:
         full = window()
@@ -385,42 +476,10 @@ class TestSurplus:
         assert not full.has_next(NOON)
         assert len(full.next(10, NOON + SECOND)) == 1
 
-    def test_it_comes_back_about_twice_as_fast_as_it_is_served(self) -> None:
-        full = self.fed(seconds_each=0.1 - OVERHEAD_SECONDS, records=100, slots=2)
-        while (first := full.offer(delivery("acme"), NOON)) is None:
-            continue
-        dues = [first, *filter(None, (full.offer(delivery("acme"), NOON) for _ in range(40_000)))]
-        assert dues == sorted(dues)
-        for number, due in enumerate(dues, 1):
-            away, wanted = (due - NOON).total_seconds(), min(number * 0.025, 600.3)
-            assert wanted / 3 <= away <= max(wanted * 1.01, 1.3)
-
-    def test_what_is_back_is_away_no_more(self) -> None:
-        full = self.fed(records=100, slots=2)
-        while full.offer(delivery("acme"), NOON) is None:
-            continue
-        back = {"reason": SURPLUS.encode()}
-        for _ in range(1000):
-            due = full.offer(delivery("acme", headers=back), NOON)
-            assert due is not None
-            assert due < NOON + 2 * SECOND
-        assert full._lanes["acme"].away == 1
-
-    def test_of_several_floods_each_comes_back_by_its_share(self) -> None:
-        weights = {"acme": 3.0, "globex": 1.0}
-        full = self.fed(seconds_each=0.1, records=1000, slots=2, weights=weights.__getitem__)
-        away: dict[str, float] = {}
-        for _ in range(2000):
-            for organization in weights:
-                if due := full.offer(delivery(organization), NOON):
-                    away[organization] = (due - NOON).total_seconds()
-        assert full._flooding == 4.0
-        assert away == {"acme": 30.3, "globex": 120.3}
-
     def test_without_lanes_nothing_is_surplus_and_the_first_come_is_the_first_served(self) -> None:
         full = self.fed(records=100, fair=False)
         for number in range(150):
-            assert full.offer(delivery("acme" if number < 140 else "globex", number), NOON) is None
+            assert full.offer(delivery("acme" if number < 140 else "globex", number))
         assert [one.offset for one in full.next(150, NOON)] == list(range(150))
 
 
@@ -469,8 +528,8 @@ def test_ten_thousand_organizations_leave_nothing_behind() -> None:
             full.ended(one, 0.01)
     assert full.records == full.bytes == 0
     assert len(full._lanes) <= 1001
-    assert len(full._turns._heap) <= 100
-    assert len(full._turns._idle) <= 1001
+    assert len(full.turns._heap) <= 100
+    assert len(full.turns._idle) <= 1001
 
 
 class Machine(RuleBasedStateMachine):
