@@ -183,6 +183,7 @@ def _begin_flood(organization: str, count: int, work_ms: int) -> Any:
 
 
 def _flood(organization: str, count: int, work_ms: int) -> None:
+    os.nice(10)  # publishing a flood takes seconds of CPU, which elsewhere are those of another machine
     with SyncJobs(load_settings()) as jobs:
         for start in range(0, count, BATCH):
             size = min(BATCH, count - start)

@@ -230,14 +230,6 @@ def settles_what_it_skips(self: PartitionOffsets, offset: int) -> None:
     self.settle(offset)
 
 
-_takes = Surplus.takes
-
-
-@mutation(Surplus, "takes", "ran before|at the same time", only="rebalance")
-def lets_what_kept_its_place_pass_what_is_skipped(self: Surplus, lane: Lane, delivery: Delivery) -> bool:
-    return _takes(self, lane, delivery) or bool(lane.skipped)
-
-
 @mutation(Pipeline, "_take_back", "not drained")
 def drops_what_it_reads_back(self: Pipeline, *records: object) -> None:
     pass
