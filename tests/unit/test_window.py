@@ -383,9 +383,9 @@ class TestSurplus:
         full = self.fed(records=100)
         kept = self.offered(full, *range(100, 160), ordering_key="k").count(True)
         assert kept == 50
-        rank = {"headers": {"rank": b"99"}}
-        assert self.offered(full, 160, ordering_key="k", **rank) == [True]
-        assert self.offered(full, 161, ordering_key="other", **rank) == [True], (
+        rank = {"rank": b"99"}
+        assert self.offered(full, 160, ordering_key="k", headers=rank) == [True]
+        assert self.offered(full, 161, ordering_key="other", headers=rank) == [True], (
             "it comes before all that is skipped"
         )
         assert self.offered(full, 162, ordering_key="other", headers={"rank": b"150"}) == [False]
