@@ -21,6 +21,7 @@ from ratelimit import (
     Limited,
     Mark,
     Run,
+    Waiting,
 )
 from ratelimit.local import Refuses
 from schemas.codec import Codec, NotAvro, UnknownSchema
@@ -267,6 +268,9 @@ class Pipeline:
                         self._settlement.give_back(delivery)
                         self.window.let_go(delivery)
                         continue
+                    if token and self._unledgered.some and self._unledgered.knows(delivery):
+                        self._ran_unledgered(delivery, now)
+                        continue
                     self.runs.add(delivery)
                 case Duplicate():
                     self.window.refund(delivery)
@@ -290,6 +294,16 @@ class Pipeline:
                             self.window.hold_all(now + retry_after, pause=retry_after)
                     limited.append(delivery)
         self.window.put_back(limited)
+
+    def _ran_unledgered(self, delivery: Delivery, now: datetime) -> None:
+        """See to a delivery that was leased, though its like runs here, or ran, from when the ledger was away."""
+        if self.runs.lend(delivery):
+            delivery.token, delivery.leased_until, delivery.limits = "", math.inf, ()
+            self._await_lease(delivery, now, LEASED_RETRY)
+        else:
+            self.window.refund(delivery)
+            self._breakers.release(delivery)
+            self._settlement.drop(delivery, Waiting(delivery.fence() + "~"))
 
     def place_freed(self) -> None:
         """Ask again for what waits for a place, as one may be free now."""

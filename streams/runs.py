@@ -350,6 +350,15 @@ class Runs:
             self._changed.clear()
             await self._changed.wait()
 
+    def lend(self, delivery: Delivery) -> bool:
+        """Hand the lease of a delivery to one of the same job that runs without; returns whether there is one."""
+        for running in self._leased:
+            if running.identity == delivery.identity and not running.token:
+                running.token, running.leased_until = delivery.token, delivery.leased_until
+                running.limits = delivery.limits
+                return True
+        return False
+
     def unfinished(self) -> list[Delivery]:
         """Return what is still running."""
         return list(self._leased)

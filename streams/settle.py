@@ -144,9 +144,17 @@ class Settlement:
         )
         self._add(Ended([carried], delivery.offsets, delivery.offset))
 
-    def drop(self, delivery: Delivery) -> None:
-        """Settle a delivery of a job that is finished or was taken over by a later delivery."""
+    def drop(self, delivery: Delivery, end: Waiting | None = None) -> None:
+        """Settle a delivery of a job that is finished or was taken over by a later delivery.
+
+        One that holds a lease tells the ledger by its `end`.
+        """
         ended = Ended([], delivery.offsets, delivery.offset)
+        if end is not None:
+            ended.mark, ended.delivery = (
+                Mark(delivery.identity, delivery.token, end, delivery.limits),
+                delivery,
+            )
         if delivery.ordering_key is not None:
             ended.ordered = delivery
         if self._rules.caps:
