@@ -92,7 +92,7 @@ class App(faust.App):
         self.worker.start()
         _calm_the_collector()
         self.forwarder = RetryForwarder(
-            settings, clock=self.worker.clock, cancelled=self.worker.cancellations.cover
+            settings, clock=self.worker.clock, cancelled=self.worker.operators.cancellations.cover
         )
         self.forwarder.start()
         broker = Broker(settings)

@@ -17,7 +17,6 @@ from ratelimit import Admission, AdmissionUnavailable, Mark
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
-from streams.cancellation import Cancellations
 from streams.clock import Clock
 from streams.delivery import Record
 from streams.execution import Execution
@@ -25,6 +24,7 @@ from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits
 from streams.live import LiveWorkers
 from streams.offsets import PartitionOffsets
+from streams.operators import Operators
 from streams.pipeline import Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
@@ -81,7 +81,7 @@ class Worker:
         self._listener = Listener(control, clock=self.clock) if control else None
         self._hears = True
         self._clock_is_wrong = False
-        self.cancellations = Cancellations()
+        self.operators = Operators()
         self.limits = DeliveryLimits()
         self._live = LiveWorkers(worker_type, settings.worker_id, admission)
         self._local = LocalLimits(self.clock)
@@ -119,7 +119,7 @@ class Worker:
                     weights=weights or settings.weight,
                     fair=settings.fair_lanes,
                 ),
-                cancellations=self.cancellations,
+                operators=self.operators,
                 limits=self.limits,
                 local=self._refuses,
                 on_redis_down=settings.policy(queue),
@@ -191,12 +191,13 @@ class Worker:
         Nor are any while too many outcomes wait to be durable: what steps aside leaves the window faster than the
         broker takes it.
         """
-        offsets = self._offsets.get(partition)
+        offsets, pipeline = self._offsets.get(partition), self.pipelines[partition.topic]
         return (
             offsets is not None
             and not offsets.gone
             and offsets.span < self._settings.window_span
-            and not self.pipelines[partition.topic].window.full
+            and not pipeline.window.full
+            and not pipeline.unbegun.queue_is_paused
             and not self.settlement.full
         )
 
@@ -321,12 +322,12 @@ class Worker:
         except AdmissionUnavailable as error:
             if self._hears:
                 log.warning("operators are not heard for now: %s", error)
-            self._hears = False
-            return
-        self._hears = True
-        if self.cancellations.hear(news, self.clock()):
+            self._hears, news = False, []
+        else:
+            self._hears = True
+        if self.operators.hear(news, self.clock()):
             for pipeline in self.pipelines.values():
-                pipeline.cancel()
+                pipeline.obey()
         if self.limits.hear(news):
             for pipeline in self.pipelines.values():
                 pipeline.limits_changed()
