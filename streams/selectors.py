@@ -11,17 +11,20 @@ false, whatever its operator; so is one with a secret field, lest somebody find 
 """
 
 import ast
+import itertools
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
 from pydantic_core import to_jsonable_python
 
 from streams.delivery import Delivery
-from streams.jobs import Payload, secret_fields
+from streams.jobs import Handler, Payload, secret_fields
+from streams.queues import QUEUES
 
 LENGTH_MAX = 1_000
 """Most characters of a selector."""
@@ -61,25 +64,38 @@ def selector_of(text: str) -> Selector:
     return _Compiler(text).condition(_parse(text), 0)
 
 
-def payload_fields(text: str) -> set[str]:
-    """Return the names of the payload fields that a selector compares, without those inside of them."""
-    compiler = _Compiler(text)
-    compiler.condition(_parse(text), 0)
-    return {path[0] for path in compiler.paths}
+def check_selector(text: str, handlers: Iterable[Handler]) -> None:
+    """Raise InvalidSelector when a text is no selector, or names what no job of some handlers can have."""
+    compiler, known = _Compiler(text), list(handlers)
+    condition = _parse(text)
+    compiler.condition(condition, 0)
+    names = {"type": {one.job_type for one in known}, "queue": set(QUEUES)}
+    for field, string in _compared(condition):
+        if string not in names.get(field, {string}):
+            raise InvalidSelector(
+                f"unknown {field} {string!r}; expected one of {', '.join(sorted(names[field]))}"
+            )
+    visible = {name for one in known for name in _attributes(one.payload)}
+    secret = {name for one in known for name in secret_fields(one.payload)}
+    for name, *_ in compiler.paths:
+        if name not in visible:
+            raise InvalidSelector(
+                f"payload.{name} is secret, and secrets are not compared"
+                if name in secret | {to_camel(one) for one in secret}
+                else f"no job type has a field payload.{name}"
+            )
 
 
-def named(text: str, field: str) -> set[str]:
-    """Return the strings that a selector compares a field such as `type` or `queue` with."""
-    found: set[str] = set()
-    for node in ast.walk(_parse(text)):
+def _compared(condition: ast.expr) -> Iterator[tuple[str, str]]:
+    """Yield each name with each string that it is compared with."""
+    for node in ast.walk(condition):
         if isinstance(node, ast.Compare):
-            operands = [node.left, *node.comparators]
-            if any(isinstance(one, ast.Name) and one.id == field for one in operands):
-                parts = [part for one in operands for part in ast.walk(one)]
-                found |= {
-                    one.value for one in parts if isinstance(one, ast.Constant) and isinstance(one.value, str)
-                }
-    return found
+            parts = [part for one in (node.left, *node.comparators) for part in ast.walk(one)]
+            strings = [
+                one.value for one in parts if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            ]
+            names = [one.id for one in (node.left, *node.comparators) if isinstance(one, ast.Name)]
+            yield from itertools.product(names, strings)
 
 
 def _parse(text: str) -> ast.expr:

@@ -83,7 +83,7 @@ class Worker:
         self._clock_is_wrong = False
         self.operators = Operators()
         self.limits = DeliveryLimits()
-        self._live = LiveWorkers(worker_type, settings.worker_id, admission)
+        self.live = LiveWorkers(worker_type, settings.worker_id, admission)
         self._local = LocalLimits(self.clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
@@ -149,7 +149,7 @@ class Worker:
         self._duty(self.settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
-        self._duty(self._live.run(), "say it lives")
+        self._duty(self.live.run(), "say it lives")
         self._duty(self.limits.pushing(self._admission), "push limits")
         if self._listener is not None:
             self._duty(self._listen(), "listen")
@@ -173,7 +173,7 @@ class Worker:
             for pipeline in self.pipelines.values()
             for one in pipeline.runs.unfinished()
         ]
-        return self._local.beside(running, self._live.sharing)
+        return self._local.beside(running, self.live.sharing)
 
     def _place_freed(self) -> None:
         for pipeline in self.pipelines.values():
@@ -186,15 +186,17 @@ class Worker:
         return self._offsets.get(partition)
 
     def has_room(self, partition: Partition) -> bool:
-        """Return whether records of a partition may be handed in: its queue's window and its span have room.
+        """Return whether records of a partition may be handed in: its queue goes on, its window and span have room.
 
         Nor are any while too many outcomes wait to be durable: what steps aside leaves the window faster than the
         broker takes it.
         """
-        offsets, pipeline = self._offsets.get(partition), self.pipelines[partition.topic]
+        offsets = self._offsets.get(partition)
+        if offsets is None:
+            return False
+        pipeline = self.pipelines[partition.topic]
         return (
-            offsets is not None
-            and not offsets.gone
+            not offsets.gone
             and offsets.span < self._settings.window_span
             and not pipeline.window.full
             and not pipeline.unbegun.queue_is_paused
@@ -281,7 +283,7 @@ class Worker:
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
         marks = [self.settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
-        await self._live.leave()
+        await self.live.leave()
         await self._admission.close()
         if self._control is not None:
             await self._control.close()
@@ -325,6 +327,7 @@ class Worker:
             self._hears, news = False, []
         else:
             self._hears = True
+            self.live.hear(news)
         if self.operators.hear(news, self.clock()):
             for pipeline in self.pipelines.values():
                 pipeline.obey()
