@@ -364,7 +364,9 @@ class Pipeline:
         delivery.token, delivery.leased_until, delivery.limits = "", math.inf, ()
         if delivery.offsets.gone:
             self._let_go(delivery)
-        elif not self.unbegun.withhold(delivery, self._clock()):
+        elif self.unbegun.withhold(delivery, self._clock()):
+            self.window.refund(delivery)
+        else:
             self.window.hold(delivery, self._clock() + LEASED_RETRY)
             self._wake.set()
 

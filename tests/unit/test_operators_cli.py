@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cli.control
-import cli.workers
 from cli.main import main
 from ratelimit import AdmissionUnavailable
 from ratelimit.control import Listener, ModelControl
 from ratelimit.model import ModelAdmission
+from ratelimit.redis import RedisAdmission
 from streams.agents import load
 from streams.kills import MOST
 from streams.operators import Operators
@@ -44,7 +44,7 @@ def control(monkeypatch: pytest.MonkeyPatch) -> ModelControl:
 @pytest.fixture
 def admission(monkeypatch: pytest.MonkeyPatch) -> ModelAdmission:
     model = ModelAdmission()
-    monkeypatch.setattr(cli.workers.RedisAdmission, "from_url", lambda *_, **__: model)
+    monkeypatch.setattr(RedisAdmission, "from_url", lambda *_, **__: model)
     return model
 
 
