@@ -308,12 +308,21 @@ class Worker:
             self._make_way()
 
     def _make_way(self) -> None:
-        """Let no partition stop because of what waits: of held organizations at once, of others in time."""
-        held_up = [one for one in self._offsets.values() if one.held_back >= WATCHED_FROM]
-        if held_up:
-            far = [one for one in held_up if one.held_back >= self._settings.window_span // 2]
-            for topic, pipeline in self.pipelines.items():
-                pipeline.make_way([one for one in held_up if one.topic == topic], far)
+        """Let no partition stop because of what waits: of held organizations at once, of others in time.
+
+        What waits for an earlier one of its ordering key may be all that fits, and the earlier one come behind it.
+        """
+        far = [one for one in self._offsets.values() if one.held_back >= self._settings.window_span // 2]
+        for topic, pipeline in self.pipelines.items():
+            stuck = pipeline.is_stuck
+            held_up = [
+                offsets
+                for partition, offsets in self._offsets.items()
+                if partition.topic == topic
+                and (offsets.held_back >= WATCHED_FROM or (stuck and not self.has_room(partition)))
+            ]
+            if held_up:
+                pipeline.make_way(held_up, far)
 
     async def hear(self) -> None:
         """Hear what operators said since the last time; while that cannot be asked, what is known holds."""
