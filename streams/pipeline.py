@@ -352,6 +352,11 @@ class Pipeline:
         return self.runs.leave(parted)
 
     @property
+    def has_room(self) -> bool:
+        """Return whether more may be read: neither is the window full nor the whole queue paused."""
+        return not (self.window.full or self.unbegun.queue_is_paused)
+
+    @property
     def rounds(self) -> int:
         """Return how often admission was asked and a run ended."""
         return self._rounds + self.runs.rounds

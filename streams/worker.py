@@ -192,14 +192,11 @@ class Worker:
         broker takes it.
         """
         offsets = self._offsets.get(partition)
-        if offsets is None:
-            return False
-        pipeline = self.pipelines[partition.topic]
         return (
-            not offsets.gone
+            offsets is not None
+            and not offsets.gone
             and offsets.span < self._settings.window_span
-            and not pipeline.window.full
-            and not pipeline.unbegun.queue_is_paused
+            and self.pipelines[partition.topic].has_room
             and not self.settlement.full
         )
 
