@@ -372,8 +372,9 @@ class Pipeline:
     @property
     def is_stuck(self) -> bool:
         """Return whether there is a slot, and of all that waits in the window nothing may run."""
-        held = self.window.is_held or self.unbegun.queue_is_paused
-        return bool(self.window.records) and self.runs.has_slot and not (self.could_go_on or held)
+        return (
+            bool(self.window.records) and self.runs.has_slot and not (self.could_go_on or self.window.is_held)
+        )
 
     def stop(self) -> None:
         """Take and admit nothing more."""

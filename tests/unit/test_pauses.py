@@ -233,7 +233,8 @@ class TestWholeQueue:
             assert not rig.worker.has_room(partition)
             slow.goes_on.set()
             await eventually(lambda: rig.events("completed"))
-            # Once per flush, what holds positions back would step aside.
+            # Once per flush, what a limit holds and what holds positions back would step aside.
+            pipeline.window.hold_lane("acme", rig.clock() + timedelta(days=1))
             asked = rig.ledger.asked
             rig.worker._make_way()
             await rig.worker.hear()
@@ -242,6 +243,7 @@ class TestWholeQueue:
             assert not pipeline.could_go_on
             assert rig.ledger.asked == asked
             assert rig.carried() == []
+            pipeline.limits_changed()
             await resume(rig, queue="webhooks")
             await rig.settled()
             assert slow.ran == ["runs", *(f"waits-{number}" for number in range(60))]
