@@ -17,8 +17,8 @@ from streams.delivery import IDENTIFIER
 from streams.errors import ConfigError
 from streams.jobs import HANDLERS
 from streams.kills import MOST, Kill, Kills
-from streams.limits import EACH, Scope, check_scope
 from streams.pauses import Pause, Pauses
+from streams.rules import EACH, Scope, check_scope
 from streams.selectors import InvalidSelector, check_selector
 from streams.settings import settings
 

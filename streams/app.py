@@ -18,6 +18,7 @@ import faust
 from faust.app.base import BootStrategy as FaustBootStrategy
 from faust.types import StreamT
 
+from ratelimit.backlog import RedisBacklog
 from ratelimit.control import RedisControl
 from ratelimit.redis import RedisAdmission
 from streams.agents import load
@@ -87,6 +88,9 @@ class App(faust.App):
             producer=Producer(settings.kafka),
             clock=partial(datetime.now, UTC),
             control=RedisControl.from_url(settings.redis, prefix=settings.redis_prefix),
+            backlog=RedisBacklog.from_url(
+                settings.redis, prefix=settings.redis_prefix, keep=settings.marker_retention
+            ),
         )
         # What was cancelled while no worker was there must not begin.
         await self.worker.hear()

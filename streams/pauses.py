@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from ratelimit.control import Said
 from streams.delivery import Delivery
 from streams.jobs import Handler
-from streams.limits import KNOWN_MAX, Scope
+from streams.limits import KNOWN_MAX
+from streams.rules import Scope
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,13 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import psutil
 
 from ratelimit import Admission, AdmissionUnavailable, Mark
+from ratelimit.backlog import Backlog
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
@@ -69,7 +71,7 @@ class Worker:
         producer: Producer,
         clock: Callable[[], datetime],
         control: Control | None = None,
-        weights: Callable[[str], float] | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
         self.type = worker_type
         self._settings = settings
@@ -78,6 +80,7 @@ class Worker:
         self._producer = producer
         self.clock = Clock(clock)
         self._control = control
+        self._backlog = backlog
         self._listener = Listener(control, clock=self.clock) if control else None
         self._hears = True
         self._clock_is_wrong = False
@@ -102,6 +105,8 @@ class Worker:
             released=lambda delivery: self.pipelines[delivery.queue.topic].released(delivery),
             freed=self._place_freed,
             closed={one.name for one in queues_of(worker_type) if settings.policy(one) == "closed"},
+            rules=self.limits.rules,
+            backlog=backlog,
         )
         quarantine = Quarantine()
         self.pipelines = {
@@ -116,7 +121,7 @@ class Worker:
                     records=settings.window_records,
                     size_bytes=settings.window_bytes,
                     slots=settings.concurrency(queue),
-                    weights=weights or settings.weight,
+                    weights=partial(self.limits.rules.weight, configured=settings.organization_weights),
                     fair=settings.fair_lanes,
                 ),
                 operators=self.operators,
@@ -240,9 +245,7 @@ class Worker:
     async def hand_over(self, grace: timedelta) -> None:
         """Give up what has not started and let what runs end within the grace; positions are then final."""
         parted = list(self._offsets.values())
-        marks: list[Mark] = []
-        for pipeline in self.pipelines.values():
-            marks += pipeline.leave(parted)
+        marks = [mark for pipeline in self.pipelines.values() for mark in pipeline.leave(parted)]
         await self._give_back(marks)
         try:
             async with asyncio.timeout(grace.total_seconds()):
@@ -281,9 +284,8 @@ class Worker:
         marks = [self.settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
         await self.live.leave()
-        await self._admission.close()
-        if self._control is not None:
-            await self._control.close()
+        closing: list[Admission | Control | Backlog | None] = [self._admission, self._control, self._backlog]
+        await asyncio.gather(*[one.close() for one in closing if one is not None])
         self._producer.close()
 
     async def _give_back(self, marks: Sequence[Mark]) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from ratelimit.control import Said
 from streams.kills import Kill
-from streams.limits import Scope
 from streams.pauses import Pause
+from streams.rules import Scope
 from tests.rig import Rig
 
 DAY = timedelta(days=1)

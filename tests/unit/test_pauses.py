@@ -8,10 +8,11 @@ import pytest
 
 from ratelimit.control import Said
 from streams.jobs import Job
-from streams.limits import KNOWN_MAX, Scope
+from streams.limits import KNOWN_MAX
 from streams.operators import Operators
 from streams.pauses import Pause, Pauses
 from streams.queues import CRITICAL, EMAILS, WEBHOOKS
+from streams.rules import Scope
 from tests.cancelling import cancel, ends
 from tests.conftest import ExpectedErrors
 from tests.deliveries import NOON, PLAIN, delivery
