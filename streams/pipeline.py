@@ -26,19 +26,20 @@ from ratelimit import (
 from ratelimit.local import Refuses
 from schemas.codec import Codec, NotAvro, UnknownSchema
 from streams.breaker import Breakers
-from streams.cancellation import Cancellations, Unbegun
 from streams.delivery import SURPLUS, Delivery, Record, read
 from streams.errors import InvalidRecord
 from streams.execution import Execution
 from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits, holds, is_place
 from streams.offsets import PartitionOffsets
+from streams.operators import Operators
 from streams.order import Order
 from streams.outcome import Attempt
 from streams.quarantine import Quarantine
 from streams.queues import SHORTEST_DELAY, OnRedisDown, Queue
 from streams.runs import Runs
 from streams.settle import Settlement
+from streams.unbegun import Unbegun
 from streams.unledgered import Unledgered
 from streams.window import Window
 
@@ -72,7 +73,7 @@ class Pipeline:
         settlement: Settlement,
         lifecycle: Lifecycle,
         window: Window,
-        cancellations: Cancellations,
+        operators: Operators,
         limits: DeliveryLimits,
         local: Callable[[], Refuses],
         on_redis_down: OnRedisDown,
@@ -86,8 +87,10 @@ class Pipeline:
         self._codec = codec
         self._admission = admission
         self._settlement = settlement
-        self._cancellations = cancellations
-        self.unbegun = Unbegun(queue, admission, settlement, closed=on_redis_down == "closed")
+        self._operators = operators
+        self.unbegun = Unbegun(
+            queue, operators, admission, settlement, closed=on_redis_down == "closed", clock=clock
+        )
         self._lease = lease
         self._clock = clock
         self._asking = False
@@ -126,7 +129,7 @@ class Pipeline:
         if not self._taking:
             return
         now = self._clock()
-        cancelled, orphaned, window = self._cancellations.known, self.runs.orphaned, self.window
+        said, orphaned, window = self._operators.any, self.runs.orphaned, self.window
         for record in records:
             if not offsets.read(record.offset):
                 continue
@@ -144,11 +147,12 @@ class Pipeline:
                 self._settlement.refuse(self.queue, record, offsets, error)
             else:
                 due = delivery.not_before
-                if cancelled and self._give_up(delivery):
+                if said and self.unbegun.end(delivery):
                     window.depart(delivery)
-                    continue
-                if due is not None and due - now >= SHORTEST_DELAY:
+                elif due is not None and due - now >= SHORTEST_DELAY:
                     self._settlement.send_back(delivery, now, due)
+                elif said and self.unbegun.put_aside(delivery, now):
+                    window.depart(delivery)
                 elif due is not None and due > now and not delivery.stepped_aside:
                     window.hold(delivery, due)
                 elif (later := window.offer(delivery, now)) is not None:
@@ -158,6 +162,8 @@ class Pipeline:
 
     def make_way(self, held_up: Iterable[PartitionOffsets], far: Iterable[PartitionOffsets]) -> None:
         """Put aside what holds back the positions of partitions and cannot run soon; called once per flush."""
+        if self.unbegun.queue_is_paused:
+            return
         now = self._clock()
         for delivery, due in self.window.step_aside(held_up, far, now):
             self._settlement.postpone(delivery, now, due, SURPLUS)
@@ -173,16 +179,16 @@ class Pipeline:
         """Ask admission for batch after batch until the pipeline is stopped."""
         while self._taking:
             wanted = self.runs.wanted()
-            if wanted <= 0:
-                # Until a slot is free, nothing that is released in the window matters.
+            if wanted <= 0 or self.unbegun.queue_is_paused:
+                # Until a slot is free, or the queue goes on, nothing that is released in the window matters.
                 await self._wait(None)
             elif candidates := self.window.next(wanted, self._clock()):
-                heard = self._cancellations.heard
+                heard = self._operators.heard
                 if self._breakers.open:
                     candidates = [one for one in candidates if not self._steps_aside(one)]
                 await (self._ask(candidates) if candidates else asyncio.sleep(0))
-                if self._cancellations.heard != heard:
-                    self.cancel()
+                if self._operators.heard != heard:
+                    self.obey()
             else:
                 await self._wait(self.window.wakes_at())
 
@@ -327,22 +333,16 @@ class Pipeline:
             self.window.refund(delivery)
             self._settlement.postpone(delivery, now, due, "its job runs elsewhere")
 
-    # -- cancelling -------------------------------------------------------------------------------------
+    # -- what operators say -----------------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Give up what is cancelled and waits here, and stop what runs."""
-        find = self._cancellations.of
-        for delivery in self.window.take_out(lambda one: find(one) is not None):
+    def obey(self) -> None:
+        """Do what operators have said to what is here: some of it ends, some steps aside, a paused queue goes on."""
+        now = self._clock()
+        for delivery in self.window.take_out(self._operators.withhold):
             self.window.depart(delivery)
-            self._give_up(delivery)
-        self.runs.cancel(find)
-
-    def _give_up(self, delivery: Delivery) -> bool:
-        """Return whether a delivery without a lease is cancelled, and see to its end if so."""
-        cancel = self._cancellations.of(delivery)
-        if cancel is not None:
-            self.unbegun.add(delivery, cancel.outcome(delivery))
-        return cancel is not None
+            self.unbegun.withhold(delivery, now)
+        self.runs.end(self._operators.end_of)
+        self._wake.set()
 
     # -- leases and leaving -----------------------------------------------------------------------------
 
@@ -351,7 +351,9 @@ class Pipeline:
         delivery.token, delivery.leased_until, delivery.limits = "", math.inf, ()
         if delivery.offsets.gone:
             self.window.let_go(delivery)
-        elif not self._give_up(delivery):
+        elif self.unbegun.withhold(delivery, self._clock()):
+            self.window.refund(delivery)
+        else:
             self.window.hold(delivery, self._clock() + LEASED_RETRY)
             self._wake.set()
 
@@ -364,6 +366,11 @@ class Pipeline:
         return self.runs.leave(parted)
 
     @property
+    def has_room(self) -> bool:
+        """Return whether more may be read: neither is the window full nor the whole queue paused."""
+        return not (self.window.full or self.unbegun.queue_is_paused)
+
+    @property
     def rounds(self) -> int:
         """Return how often admission was asked and a run ended."""
         return self._rounds + self.runs.rounds
@@ -373,7 +380,8 @@ class Pipeline:
         """Return whether there is something to admit or to start now, and a slot for it."""
         if not self._taking or not self.runs.has_slot:
             return False
-        return self._asking or self.runs.is_ready or self.window.has_next(self._clock())
+        waits = not self.unbegun.queue_is_paused and self.window.has_next(self._clock())
+        return self._asking or self.runs.is_ready or waits
 
     @property
     def is_stuck(self) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 from providers.errors import RateLimited
 from ratelimit import Mark
 from streams.breaker import Breakers
-from streams.cancellation import Cancel
 from streams.delivery import Delivery
 from streams.execution import Execution, failed, judge
 from streams.jobs import Job
@@ -294,19 +293,20 @@ class Runs:
 
     # -- leases and leaving -----------------------------------------------------------------------------
 
-    def cancel(self, find: Callable[[Delivery], Cancel | None]) -> None:
-        """Stop what is cancelled, and end at once what has not begun."""
+    def end(self, find: Callable[[Delivery], Cancelled | DeadLetter | None]) -> None:
+        """End at once what operators say and has not begun, and stop what is cancelled and runs."""
         for delivery, running in list(self._leased.items()):
-            cancel = find(delivery)
-            if cancel is None:
+            outcome = find(delivery)
+            if outcome is None:
                 continue
-            if running.call is not None:
-                self._execution.stop(running.call, Cancelled(cancel.by))
-            else:
+            if running.call is None:
                 del self._leased[delivery]
                 self._window.refund(delivery)
-                self._settlement.finish(delivery, cancel.outcome(delivery), Attempt(), None)
+                self._breakers.release(delivery)
+                self._settlement.finish(delivery, outcome, Attempt(), None)
                 self._changed.set()
+            elif isinstance(outcome, Cancelled):
+                self._execution.stop(running.call, Cancelled(outcome.by))
 
     def leased(self) -> list[Delivery]:
         """Return the deliveries that hold a lease."""

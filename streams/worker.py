@@ -19,7 +19,6 @@ from ratelimit.backlog import Backlog
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
-from streams.cancellation import Cancellations
 from streams.clock import Clock
 from streams.delivery import Record
 from streams.execution import Execution
@@ -27,6 +26,7 @@ from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits
 from streams.live import LiveWorkers
 from streams.offsets import PartitionOffsets
+from streams.operators import Operators
 from streams.pipeline import Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
@@ -84,9 +84,9 @@ class Worker:
         self._listener = Listener(control, clock=self.clock) if control else None
         self._hears = True
         self._clock_is_wrong = False
-        self.cancellations = Cancellations()
+        self.operators = Operators()
         self.limits = DeliveryLimits()
-        self._live = LiveWorkers(worker_type, settings.worker_id, admission)
+        self.live = LiveWorkers(worker_type, settings.worker_id, admission)
         self._local = LocalLimits(self.clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
@@ -124,7 +124,7 @@ class Worker:
                     weights=partial(self.limits.rules.weight, configured=settings.organization_weights),
                     fair=settings.fair_lanes,
                 ),
-                cancellations=self.cancellations,
+                operators=self.operators,
                 limits=self.limits,
                 local=self._refuses,
                 on_redis_down=settings.policy(queue),
@@ -154,7 +154,7 @@ class Worker:
         self._duty(self.settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
-        self._duty(self._live.run(), "say it lives")
+        self._duty(self.live.run(), "say it lives")
         self._duty(self.limits.pushing(self._admission), "push limits")
         if self._listener is not None:
             self._duty(self._listen(), "listen")
@@ -178,7 +178,7 @@ class Worker:
             for pipeline in self.pipelines.values()
             for one in pipeline.runs.unfinished()
         ]
-        return self._local.beside(running, self._live.sharing)
+        return self._local.beside(running, self.live.sharing)
 
     def _place_freed(self) -> None:
         for pipeline in self.pipelines.values():
@@ -191,7 +191,7 @@ class Worker:
         return self._offsets.get(partition)
 
     def has_room(self, partition: Partition) -> bool:
-        """Return whether records of a partition may be handed in: its queue's window and its span have room.
+        """Return whether records of a partition may be handed in: its queue goes on, its window and span have room.
 
         Nor are any while too many outcomes wait to be durable: what steps aside leaves the window faster than the
         broker takes it.
@@ -201,7 +201,7 @@ class Worker:
             offsets is not None
             and not offsets.gone
             and offsets.span < self._settings.window_span
-            and not self.pipelines[partition.topic].window.full
+            and self.pipelines[partition.topic].has_room
             and not self.settlement.full
         )
 
@@ -283,7 +283,7 @@ class Worker:
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
         marks = [self.settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
-        await self._live.leave()
+        await self.live.leave()
         closing: list[Admission | Control | Backlog | None] = [self._admission, self._control, self._backlog]
         await asyncio.gather(*[one.close() for one in closing if one is not None])
         self._producer.close()
@@ -332,12 +332,13 @@ class Worker:
         except AdmissionUnavailable as error:
             if self._hears:
                 log.warning("operators are not heard for now: %s", error)
-            self._hears = False
-            return
-        self._hears = True
-        if self.cancellations.hear(news, self.clock()):
+            self._hears, news = False, []
+        else:
+            self._hears = True
+            self.live.hear(news)
+        if self.operators.hear(news, self.clock()):
             for pipeline in self.pipelines.values():
-                pipeline.cancel()
+                pipeline.obey()
         if self.limits.hear(news):
             for pipeline in self.pipelines.values():
                 pipeline.limits_changed()
