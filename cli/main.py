@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from cli import cancel, limits, publish, replay, schemas, topics, tracking
+from cli import cancel, limits, orgs, publish, replay, schemas, topics, tracking, why
 from streams.errors import StreamsError
 from streams.queues import WORKER_TYPES
 from streams.settings import check_worker_type, settings
@@ -38,5 +38,5 @@ def worker(worker_type: str | None) -> None:
     os.execv(sys.executable, arguments)
 
 
-for module in (publish, cancel, limits, topics, tracking, replay, schemas):
+for module in (publish, cancel, why, limits, orgs, topics, tracking, replay, schemas):
     module.register(main)

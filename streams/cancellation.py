@@ -137,6 +137,10 @@ class Unbegun:
         self._waiting[delivery] = outcome
         self._wake.set()
 
+    def all(self) -> list[Delivery]:
+        """Return what was taken and is not settled yet."""
+        return list(self._waiting)
+
     def leave(self) -> None:
         """Give up those whose partition is gone."""
         self._waiting = {one: outcome for one, outcome in self._waiting.items() if not one.offsets.gone}

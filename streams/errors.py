@@ -6,6 +6,7 @@ StreamsError
 │   ├── InvalidJob       refused before it left: organization, type, payload or size
 │   └── NotAccepted      the broker did not confirm in time; says what was and what was not accepted
 ├── NotCancelled         Redis did not answer, so the workers were not told; cancel again
+├── UnknownJob           nobody who was asked knows of the job
 ├── InvalidRecord        a record breaks docs/reference/wire-format.md
 └── JobError             what a handler may raise
     ├── Transient        retry with backoff, logged at INFO; may name its own delay
@@ -51,6 +52,10 @@ class NotAccepted(PublishError):
 
 class NotCancelled(StreamsError):
     """The workers could not be told to cancel; cancelling again is harmless."""
+
+
+class UnknownJob(StreamsError):
+    """Nobody who was asked knows of a job; the message says who was asked."""
 
 
 class InvalidRecord(StreamsError):

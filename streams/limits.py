@@ -11,6 +11,7 @@ import itertools
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -233,6 +234,12 @@ class DeliveryLimits:
         self._shared: dict[str, Limit | Concurrency | Gate] = {}
         self._pushed: dict[str, float] = {}
         self._push = asyncio.Event()
+        self.refusals: Counter[tuple[str, str, str]] = Counter()
+        """How often a limit refused a job: by queue, kind of the limit, and what it holds back."""
+
+    def refused(self, queue_name: str, by: str) -> None:
+        """Count that a limit refused a job."""
+        self.refusals[queue_name, by.partition(":")[0], holds(by)] += 1
 
     def of(self, handler: Handler, organization: str) -> Held:
         """Return the limits and the cost of a delivery; the same tuple for all that are held to the same."""

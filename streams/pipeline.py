@@ -29,6 +29,7 @@ from streams.cancellation import Cancellations, Unbegun
 from streams.delivery import SURPLUS, Delivery, Record, read
 from streams.errors import InvalidRecord
 from streams.execution import Execution
+from streams.lanes import LEASED_ELSEWHERE, NO_LEDGER, NOT_DUE
 from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits, holds, is_place
 from streams.offsets import PartitionOffsets
@@ -91,7 +92,7 @@ class Pipeline:
         self.unbegun = Unbegun(queue, admission, settlement, closed=on_redis_down == "closed")
         self._lease = lease
         self._clock = clock
-        self._asking = False
+        self.asking: Sequence[Delivery] = ()
         self._rounds = 0
         self._wake = asyncio.Event()
         self._taking = True
@@ -150,7 +151,7 @@ class Pipeline:
                 if due is not None and due - now >= SHORTEST_DELAY:
                     self._settlement.send_back(delivery, now, due)
                 elif due is not None and due > now and not delivery.stepped_aside:
-                    window.hold(delivery, due)
+                    window.hold(delivery, due, NOT_DUE)
                 elif (later := window.offer(delivery, now)) is not None:
                     window.depart(delivery)
                     self._settlement.postpone(delivery, now, later, SURPLUS)
@@ -206,7 +207,7 @@ class Pipeline:
         return True
 
     async def _ask(self, batch: Sequence[Delivery]) -> None:
-        self._asking = True
+        self.asking = batch
         try:
             if any(one.ordering_key for one in batch):
                 batch = await self._in_order(batch)
@@ -232,7 +233,7 @@ class Pipeline:
         else:
             self._note_ledger("")
         finally:
-            self._asking = False
+            self.asking = ()
             self._rounds += 1
         self._sort(batch, candidates, answers, leased_until)
 
@@ -241,7 +242,7 @@ class Pipeline:
         self.window.put_back([one for one in batch if not one.offsets.gone])
         for delivery in (one for one in batch if one.offsets.gone):
             self._let_go(delivery)
-        self.window.hold_all(self._clock() + REDIS_RETRY)
+        self.window.hold_all(self._clock() + REDIS_RETRY, by=NO_LEDGER)
 
     async def _in_order(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
         """Return what no earlier job of its ordering key is ahead of, somewhere else; the rest waits for that.
@@ -304,17 +305,18 @@ class Pipeline:
                 case Leased(retry_after):
                     self._await_lease(delivery, now, retry_after)
                 case Limited(retry_after, by):
+                    self._limits.refused(self.queue.name, by)
                     if is_place(by):
                         retry_after, self._awaits_place = min(retry_after, PLACE_RETRY), True
                     match holds(by):
                         case "delivery":
-                            self.window.hold(delivery, now + min(retry_after, SINGLE_RETRY))
+                            self.window.hold(delivery, now + min(retry_after, SINGLE_RETRY), by)
                             continue
                         case "organization":
                             until = now + retry_after
-                            self.window.hold_lane(delivery.organization_id, until, pause=retry_after)
+                            self.window.hold_lane(delivery.organization_id, until, pause=retry_after, by=by)
                         case "all":
-                            self.window.hold_all(now + retry_after, pause=retry_after)
+                            self.window.hold_all(now + retry_after, pause=retry_after, by=by)
                     limited.append(delivery)
         self.window.put_back(limited)
 
@@ -334,7 +336,7 @@ class Pipeline:
         self._breakers.release(delivery)
         delivery.waits += 1
         if delivery.waits <= LEASED_WAITS and delivery.not_before is None:
-            self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
+            self.window.hold(delivery, now + min(retry_after, LEASED_RETRY), LEASED_ELSEWHERE)
         else:
             due = now + max(retry_after, SHORTEST_DELAY)
             self.window.refund(delivery)
@@ -365,7 +367,7 @@ class Pipeline:
         if delivery.offsets.gone:
             self._let_go(delivery)
         elif not self._give_up(delivery):
-            self.window.hold(delivery, self._clock() + LEASED_RETRY)
+            self.window.hold(delivery, self._clock() + LEASED_RETRY, LEASED_ELSEWHERE)
             self._wake.set()
 
     def leave(self, parted: Sequence[PartitionOffsets]) -> list[Mark]:
@@ -386,7 +388,7 @@ class Pipeline:
         """Return whether there is something to admit or to start now, and a slot for it."""
         if not self._taking or not self.runs.has_slot:
             return False
-        return self._asking or self.runs.is_ready or self.window.has_next(self._clock())
+        return bool(self.asking) or self.runs.is_ready or self.window.has_next(self._clock())
 
     def stop(self) -> None:
         """Take and admit nothing more."""

@@ -8,6 +8,7 @@ fence in it tell a repeated delivery from a new one.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -87,6 +88,8 @@ class Settlement:
         self.rounds = 0
         """How many batches were dealt with, whatever became of them."""
         self.memory_bytes: int | None = None
+        self.ended: Counter[tuple[str, type[Outcome]]] = Counter()
+        """How many outcomes were taken, by queue and kind."""
 
     def finish(
         self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime | None
@@ -97,6 +100,7 @@ class Settlement:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._routing.of(delivery, outcome, attempt, started_at, at, self.memory_bytes)
+        self.ended[delivery.queue.name, type(outcome)] += 1
         # What stepped aside before it was admitted has nothing to tell the ledger: the fence of its snooze will.
         unasked = started_at is None and not delivery.token and not isinstance(outcome, Cancelled)
         mark = None if unasked else Mark(delivery.identity, delivery.token, end, delivery.limits)
@@ -182,7 +186,12 @@ class Settlement:
     @property
     def full(self) -> bool:
         """Return whether so much waits to be durable that nothing more should be taken."""
-        return len(self._ended) + len(self._settling) + len(self._unmarked) >= UNSETTLED_BOUND
+        return self.unsettled >= UNSETTLED_BOUND
+
+    @property
+    def unsettled(self) -> int:
+        """Return how many outcomes wait to be durable."""
+        return len(self._ended) + len(self._settling) + len(self._unmarked)
 
     @property
     def has_outcomes(self) -> bool:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import psutil
@@ -17,6 +18,7 @@ from ratelimit import Admission, AdmissionUnavailable, Mark
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
+from streams.answers import answer
 from streams.cancellation import Cancellations
 from streams.clock import Clock
 from streams.delivery import Record
@@ -29,6 +31,7 @@ from streams.pipeline import Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
 from streams.quarantine import Quarantine
+from streams.questions import Questions
 from streams.queues import WorkerType, queues_of
 from streams.routing import Routing
 from streams.runs import WATCHED_FROM
@@ -84,6 +87,7 @@ class Worker:
         self.cancellations = Cancellations()
         self.limits = DeliveryLimits()
         self._live = LiveWorkers(worker_type, settings.worker_id, admission)
+        self._questions = Questions(self._live.name, control, partial(answer, self)) if control else None
         self._local = LocalLimits(self.clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
@@ -184,6 +188,10 @@ class Worker:
     def offsets(self, partition: Partition) -> PartitionOffsets | None:
         """Return what is known of a partition under its present assignment, None while it is nobody's or another's."""
         return self._offsets.get(partition)
+
+    def assigned(self, topic: str) -> list[PartitionOffsets]:
+        """Return what is known of the partitions of a topic that this worker has."""
+        return [one for one in self._offsets.values() if one.topic == topic]
 
     def has_room(self, partition: Partition) -> bool:
         """Return whether records of a partition may be handed in: its queue's window and its span have room.
@@ -330,6 +338,8 @@ class Worker:
         if self.limits.hear(news):
             for pipeline in self.pipelines.values():
                 pipeline.limits_changed()
+        if self._questions is not None:
+            await self._questions.hear(news)
 
     async def set_clock(self) -> None:
         """Put the worker's clock right by that of Redis; while that cannot be asked, it goes on as it was."""
@@ -375,6 +385,7 @@ class Worker:
             self.settlement.memory_bytes = process.memory_info().rss
             for pipeline in self.pipelines.values():
                 pipeline.window.weigh()
+                pipeline.runs.usage.fade(time.monotonic())
             await self.set_clock()
             if any(codec.missing for codec in self._codecs.values()):
                 await asyncio.to_thread(self._refresh)
