@@ -224,7 +224,9 @@ class RedisAdmission:
         key = self._limit_prefix + limit.name
         if isinstance(limit, Concurrency):
             kept = await self._server.execute("HGETALL", key)
-            held = [value.split() for token, value in zip(kept[::2], kept[1::2], strict=True) if token]
+            # By the protocol of the connection, a map or a list. The sum of places is a number alone.
+            values = [value.split() for value in (kept.values() if isinstance(kept, dict) else kept[1::2])]
+            held = [value for value in values if len(value) == 2]
             places = [(int(count), EPOCH + int(ends_ms) * MILLISECOND) for count, ends_ms in held]
             return places_left(limit, places, now)
         kept_us = int(await self._server.execute("GET", key) or 0)

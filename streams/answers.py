@@ -60,11 +60,13 @@ def _in(
     def meant(one: Delivery) -> bool:
         return one.job_id == job_id and one.organization_id == organization_id
 
-    for ahead, running in enumerate(pipeline.runs.all()):
+    ahead = 0
+    for running in pipeline.runs.all():
         if meant(running.delivery):
             if running.started_at is not None:
                 return _facts("running", running.delivery, since=running.started_at.isoformat())
             return _facts("ready", running.delivery, ahead=ahead)
+        ahead += running.started_at is None
     waiting = window_view.find(pipeline.window, organization_id, job_id, now)
     if waiting is not None:
         return _facts("window", waiting.delivery, **_waits(waiting))

@@ -102,9 +102,9 @@ def _held(found: Findings) -> Explanation | None:
             ]
         case "ready":
             ahead = facts.get("ahead", 0)
-            before = f", {ahead} before it" if ahead else ""
+            before = f", with {ahead} before it" if ahead else ""
             sentences = [
-                f"It is admitted on {worker} or about to be, and starts when a slot is free{before}."
+                f"It is admitted on {worker}, or asked for, and starts when a slot or its process is free{before}."
             ]
         case "ending":
             sentences = [f"It has ended on {worker}, which is writing down what came of it."]
