@@ -168,10 +168,12 @@ class Lease(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InLine:
-    """The place of a job in a line whose jobs run one after the other: a lower rank comes first."""
+    """The place in a line, whose jobs run one after the other, of a delivery: a lower rank comes first."""
 
     line: str
     rank: int
+    identity: str
+    fence: str
 
 
 class Admission(Protocol):
@@ -204,19 +206,22 @@ class Admission(Protocol):
         """Say that a worker lives, for so long from now, and return all that live; zero says that it leaves."""
         ...
 
-    async def ahead(self, places: Sequence[InLine]) -> list[datetime | None]:
-        """Return for each place when the first job that is kept ahead of it is due; None when there is none."""
+    async def ahead(self, places: Sequence[InLine], *, overdue: datetime = EPOCH) -> list[datetime | None]:
+        """Return for each place when the first job that is kept ahead of it is due; None when there is none.
+
+        What was due before `overdue` counts no more.
+        """
         ...
 
     async def keep_in_line(self, places: Sequence[tuple[InLine, datetime]]) -> None:
-        """Keep the places of jobs that wait elsewhere, each until it is left; given with when the job is due."""
+        """Keep the places of deliveries that wait elsewhere; given with when each is due.
+
+        A place is kept until the ledger knows of its job's end, or of a later delivery that does not keep it.
+        """
         ...
 
-    async def leave_lines(self, places: Sequence[tuple[InLine, str, bool]]) -> None:
-        """Leave the places of jobs that have ended, by the ledger; given with their identities.
-
-        The third says whether the place is left, too, when its job waits for another delivery.
-        """
+    async def leave_lines(self, places: Sequence[InLine]) -> None:
+        """Forget places that are kept no longer, by the ledger; they count no more, whether this is asked or not."""
         ...
 
     async def now(self) -> datetime:

@@ -1,44 +1,59 @@
 -- Keep the places of jobs in lines, whose jobs run one after the other, while those jobs wait elsewhere.
+-- Follows ledger.lua in one script.
 --
--- KEYS   line of each place; to leave, then the job key of each
--- ARGV   1 'ahead', 'keep' or 'leave'   2 marker retention in ms, to keep; then per place: rank, and
---        to keep: when the job is due, in ms;   to leave: 1 if it is left though its job waits for another delivery
+-- KEYS   line of each place
+-- ARGV   1 'ahead', 'keep' or 'leave'   2 what job keys begin with   3 marker retention in ms, to keep; before when,
+--        in ms, a place was due that counts no more, to look ahead; then per place: rank, and to keep: when the job
+--        is due, in ms, fence and identity of the delivery that waits
 -- Returns to 'ahead', per place: when the first one that is kept ahead of it is due, in ms, or ''
 --
--- A line is a sorted set: '<rank>:<due>' by rank. The values of a job key are described in admission.lua.
+-- A line is a sorted set: '<due> <fence> <identity>' by rank.
 --
--- Caveats: a place is left only when the ledger says that its job has ended, whoever asks: a worker that lost the
--- job's lease changes nothing. Every place that is kept has a record in a retry topic that comes back and
--- leaves it, so none outlives its job; what is left over by a lost record expires with the markers.
+-- Caveats: whoever keeps a place may be late, and nobody may come to leave it. So what is kept counts only while the
+-- ledger knows of no end of its job and of no later delivery; a place that a later delivery keeps stays its own.
 
-local what = ARGV[1]
+local what, jobs, period = ARGV[1], ARGV[2], ARGV[3]
 
-if what == 'ahead' then
-  local due = {}
-  for i, key in ipairs(KEYS) do
-    local first = redis.call('ZRANGEBYSCORE', key, '-inf', '(' .. ARGV[2 + i], 'LIMIT', 0, 1)[1]
-    due[i] = first and first:match(':(%d+)$') or ''
+local function over(place)
+  local fence, identity = place:match('^%d+ (%S*) (.*)$')
+  local value = redis.call('GET', jobs .. identity)
+  if not value then
+    return false
   end
-  return due
+  local known = value:match('^w%S* %d+ (.*)$') or value:match('^l%S* %d+ %d+ (.*)$')
+  return value:sub(1, 1) == 'd' or less(fence, known)
 end
 
-if what == 'keep' then
-  for i, key in ipairs(KEYS) do
-    local rank, due = ARGV[1 + 2 * i], ARGV[2 + 2 * i]
-    redis.call('ZREMRANGEBYSCORE', key, rank, rank)
-    redis.call('ZADD', key, rank, rank .. ':' .. due)
-    redis.call('PEXPIRE', key, ARGV[2])
+local function first_below(key, rank)
+  while true do
+    local place = redis.call('ZRANGEBYSCORE', key, '-inf', '(' .. rank, 'LIMIT', 0, 1)[1]
+    if not place or not (over(place) or tonumber(place:match('^%d+')) < tonumber(period)) then
+      return place
+    end
+    redis.call('ZREM', key, place)
   end
-  return #KEYS
 end
 
-local count = #KEYS / 2
-for i = 1, count do
-  local rank, though_waiting = ARGV[1 + 2 * i], ARGV[2 + 2 * i] == '1'
-  local value = redis.call('GET', KEYS[count + i]) or 'd'
-  local kind = value:sub(1, 1)
-  if kind == 'd' or (kind == 'w' and (though_waiting or value:sub(-1) == '~')) then
-    redis.call('ZREMRANGEBYSCORE', KEYS[i], rank, rank)
+local due = {}
+for i, key in ipairs(KEYS) do
+  if what == 'ahead' then
+    local place = first_below(key, ARGV[3 + i])
+    due[i] = place and place:match('^%d+') or ''
+  elseif what == 'leave' then
+    local rank = ARGV[3 + i]
+    for _, place in ipairs(redis.call('ZRANGEBYSCORE', key, rank, rank)) do
+      if over(place) then
+        redis.call('ZREM', key, place)
+      end
+    end
+  else
+    local rank, at, fence, identity = unpack(ARGV, 4 * i, 4 * i + 3)
+    local before = redis.call('ZRANGEBYSCORE', key, rank, rank)[1]
+    if not before or not less(fence, before:match('^%d+ (%S*)')) then
+      redis.call('ZREMRANGEBYSCORE', key, rank, rank)
+      redis.call('ZADD', key, rank, at .. ' ' .. fence .. ' ' .. identity)
+      redis.call('PEXPIRE', key, period)
+    end
   end
 end
-return count
+return due

@@ -66,7 +66,7 @@ class ModelAdmission:
         self._allowances = Allowances()
         self._workers: dict[str, datetime] = {}
         self._batches = itertools.count()
-        self._lines: dict[str, dict[int, datetime]] = {}
+        self._lines: dict[str, dict[int, tuple[InLine, datetime]]] = {}
 
     async def admit(self, candidates: Sequence[Candidate]) -> list[Answer]:
         """Answer whether each may run now, leasing those that may; each sees what those before it took.
@@ -143,32 +143,42 @@ class ModelAdmission:
         entries = [self._entry(identity, now) for identity in identities]
         return [entry is not None and entry.state == "done" for entry in entries]
 
-    async def ahead(self, places: Sequence[InLine]) -> list[datetime | None]:
-        """Return for each place when the first job that is kept ahead of it is due; None when there is none."""
+    async def ahead(self, places: Sequence[InLine], *, overdue: datetime = EPOCH) -> list[datetime | None]:
+        """Return for each place when the first job that is kept ahead of it is due; None when there is none.
+
+        What was due before `overdue` counts no more.
+        """
         found: list[datetime | None] = []
         for place in places:
             kept = self._lines.get(place.line, {})
-            first = min(kept, default=place.rank)
-            found.append(kept[first] if first < place.rank else None)
+            before = [
+                kept[rank][1]
+                for rank in sorted(kept)
+                if rank < place.rank and kept[rank][1] >= overdue and not self._over(kept[rank][0])
+            ]
+            found.append(before[0] if before else None)
         return found
 
     async def keep_in_line(self, places: Sequence[tuple[InLine, datetime]]) -> None:
-        """Keep the places of jobs that wait elsewhere, each until it is left; given with when the job is due."""
-        for place, due in places:
-            self._lines.setdefault(place.line, {})[place.rank] = due
+        """Keep the places of deliveries that wait elsewhere; given with when each is due.
 
-    async def leave_lines(self, places: Sequence[tuple[InLine, str, bool]]) -> None:
-        """Leave the places of jobs that have ended, by the ledger; given with their identities.
-
-        The third says whether the place is left, too, when its job waits for another delivery.
+        A place is kept until the ledger knows of its job's end, or of a later delivery that does not keep it.
         """
-        now = self._clock()
-        for place, identity, though_waiting in places:
-            entry = self._entry(identity, now)
-            waits = entry is not None and entry.state == "waiting" and not entry.fence.endswith("~")
-            runs = entry is not None and entry.state == "leased"
-            if not runs and (though_waiting or not waits):
-                self._lines.get(place.line, {}).pop(place.rank, None)
+        for place, due in places:
+            line = self._lines.setdefault(place.line, {})
+            if place.rank not in line or line[place.rank][0].fence <= place.fence:
+                line[place.rank] = place, due
+
+    async def leave_lines(self, places: Sequence[InLine]) -> None:
+        """Forget places that are kept no longer, by the ledger; they count no more, whether this is asked or not."""
+        for place in places:
+            line = self._lines.get(place.line, {})
+            if place.rank in line and self._over(line[place.rank][0]):
+                del line[place.rank]
+
+    def _over(self, place: InLine) -> bool:
+        entry = self._entry(place.identity, self._clock())
+        return entry is not None and (entry.state == "done" or place.fence < entry.fence)
 
     async def close(self) -> None:
         """Forget nothing: there is nothing to release."""

@@ -78,7 +78,7 @@ class RedisAdmission:
         self._renew = Script("clock", "ledger", "places", "renew")
         self._push = Script("clock", "push")
         self._present = Script("clock", "present")
-        self._lines = Script("lines")
+        self._lines = Script("ledger", "lines")
         self._owner = secrets.token_urlsafe(6)
         self._batches = itertools.count()
         self._doubted: dict[str, float] = {}
@@ -144,36 +144,39 @@ class RedisAdmission:
             extended += _flags(await self._server.call(self._renew, keys, arguments))
         return extended
 
-    async def ahead(self, places: Sequence[InLine]) -> list[datetime | None]:
-        """Return for each place when the first job that is kept ahead of it is due; None when there is none."""
+    async def ahead(self, places: Sequence[InLine], *, overdue: datetime = EPOCH) -> list[datetime | None]:
+        """Return for each place when the first job that is kept ahead of it is due; None when there is none.
+
+        What was due before `overdue` counts no more.
+        """
         found: list[datetime | None] = []
         for part in _parts(places):
-            keys = [self._line_prefix + place.line for place in part]
-            reply = await self._server.call(self._lines, keys, ["ahead", 0, *(place.rank for place in part)])
+            since_ms = (overdue - EPOCH) // MILLISECOND
+            reply = await self._line_up("ahead", since_ms, part, [place.rank for place in part])
             found += [EPOCH + int(due_ms) * MILLISECOND if due_ms else None for due_ms in reply]
         return found
 
     async def keep_in_line(self, places: Sequence[tuple[InLine, datetime]]) -> None:
-        """Keep the places of jobs that wait elsewhere, each until it is left; given with when the job is due."""
-        for part in _parts(places):
-            keys = [self._line_prefix + place.line for place, _ in part]
-            arguments: list[Any] = ["keep", self._marker_ms]
-            for place, due in part:
-                arguments += (place.rank, (due - EPOCH) // MILLISECOND)
-            await self._server.call(self._lines, keys, arguments)
+        """Keep the places of deliveries that wait elsewhere; given with when each is due.
 
-    async def leave_lines(self, places: Sequence[tuple[InLine, str, bool]]) -> None:
-        """Leave the places of jobs that have ended, by the ledger; given with their identities.
-
-        The third says whether the place is left, too, when its job waits for another delivery.
+        A place is kept until the ledger knows of its job's end, or of a later delivery that does not keep it.
         """
         for part in _parts(places):
-            keys = [self._line_prefix + place.line for place, _, _ in part]
-            keys += [self._job_prefix + identity for _, identity, _ in part]
-            arguments: list[Any] = ["leave", 0]
-            for place, _, though_waiting in part:
-                arguments += (place.rank, int(though_waiting))
-            await self._server.call(self._lines, keys, arguments)
+            arguments: list[Any] = []
+            for place, due in part:
+                arguments += (place.rank, (due - EPOCH) // MILLISECOND, place.fence, place.identity)
+            await self._line_up("keep", self._marker_ms, [place for place, _ in part], arguments)
+
+    async def leave_lines(self, places: Sequence[InLine]) -> None:
+        """Forget places that are kept no longer, by the ledger; they count no more, whether this is asked or not."""
+        for part in _parts(places):
+            await self._line_up("leave", 0, part, [place.rank for place in part])
+
+    async def _line_up(
+        self, what: str, period_ms: int, places: Sequence[InLine], arguments: Sequence[Any]
+    ) -> Any:
+        keys = [self._line_prefix + place.line for place in places]
+        return await self._server.call(self._lines, keys, [what, self._job_prefix, period_ms, *arguments])
 
     def _add_places(self, keys: list[str], arguments: list[Any], codes: list[str], places: Places) -> None:
         names = places.names

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ratelimit.control import Control
 from streams import window_view
 from streams.delivery import Delivery
-from streams.questions import Question
+from streams.questions import Question, Questions
 from streams.standings import first, standings
 from streams.window_view import Hold, Waiting
 
@@ -19,6 +21,11 @@ TOP = 100
 """Most organizations that one worker tells of by name."""
 
 Facts = dict[str, Any]
+
+
+def questions_to(worker: "Worker", name: str, control: Control | None) -> Questions:
+    """Return what answers the questions to a worker."""
+    return Questions(name, control, partial(answer, worker))
 
 
 def answer(worker: "Worker", question: Question) -> Mapping[str, Any]:

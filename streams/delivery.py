@@ -113,17 +113,15 @@ class Delivery:
 
     @property
     def rank(self) -> int:
-        """Return its job's place in the order of publication: the offset of the job's first record."""
-        topic, _, offset = self.origin.rpartition("/")
-        told = topic.startswith(f"{self.queue.topic}/") and offset.isdecimal() and len(offset) < 16
-        return int(offset) if told else self.offset
+        """Return its job's place in the order of its ordering key: what it was given to keep, else its offset."""
+        kept = self.headers.get("rank", b"")
+        return int(kept) if kept.isdigit() and len(kept) < 16 else self.offset
 
     @property
     def in_line(self) -> InLine:
         """Return its job's place in the line of its ordering key."""
-        return InLine(
-            f"{self.queue.name}:{identity(self.organization_id, self.ordering_key or '')}", self.rank
-        )
+        line = f"{self.queue.name}:{identity(self.organization_id, self.ordering_key or '')}"
+        return InLine(line, self.rank, self.identity, self.fence())
 
     def lease(self) -> Lease:
         """Return the lease that it holds."""
@@ -300,15 +298,22 @@ def next_headers(
     snoozes: int,
     reason: str,
     not_before: datetime | None = None,
+    rank: int | None = None,
     extra: Iterable[tuple[str, str]] = (),
 ) -> Headers:
-    """Return the headers of the record that carries the job on, to a retry or dead-letter topic."""
+    """Return the headers of the record that carries the job on, to a retry or dead-letter topic.
+
+    With `rank` it keeps its place in the order of its ordering key; else its place is where it arrives.
+    """
     headers = dict(delivery.headers)
     headers["queue"] = delivery.queue.name.encode()
     headers["attempt"] = b"%d" % attempt
     headers["snoozes"] = b"%d" % snoozes
     headers["origin"] = delivery.origin.encode()
     headers["reason"] = header_text(reason)
+    headers.pop("rank", None)
+    if rank is not None:
+        headers["rank"] = b"%d" % rank
     headers.pop("not-before", None)
     if not_before is not None:
         headers["not-before"] = b"%d" % milliseconds(not_before)

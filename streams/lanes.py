@@ -77,6 +77,31 @@ class Line:
         return removed
 
 
+class Lines(dict[tuple[str, str], Line]):
+    """The lines that have something, by organization and ordering key."""
+
+    def of(self, delivery: Delivery) -> Line:
+        """Return the line of a delivery, which has an ordering key."""
+        name = delivery.organization_id, delivery.ordering_key or ""
+        line = self.get(name)
+        if line is None:
+            line = self[name] = Line(name)
+        return line
+
+    def close(self, line: Line) -> None:
+        """Let go of a line if it is empty."""
+        if not line.busy and not line.waiting and self.get(line.name) is line:
+            del self[line.name]
+            line.until = None
+
+    def wait_for(self, delivery: Delivery) -> bool:
+        """Return whether others wait here for a delivery: sent away, it may never find room among them."""
+        if delivery.ordering_key is None:
+            return False
+        line = self.get((delivery.organization_id, delivery.ordering_key))
+        return line is not None and bool(line.waiting) and delivery.rank < line.first.rank
+
+
 class Lane:
     """The deliveries of one organization, by priority, and what the organization has used."""
 

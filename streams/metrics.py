@@ -1,7 +1,7 @@
 """A worker's metrics in Prometheus' text format, read from what it keeps anyway when they are asked for.
 
-Nothing is measured for their sake but two counters. What has an organization as a label is bounded: the first few,
-and all others as one. docs/reference/metrics.md lists them.
+A friend of the worker, which reads what that keeps; nothing is measured for their sake but two counters. What has an
+organization as a label is bounded: the first few, and all others as one. docs/reference/metrics.md lists them.
 """
 
 from collections.abc import Iterator
@@ -111,7 +111,8 @@ def _gauges(
 def _queues(worker: "Worker") -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for topic, pipeline in worker.pipelines.items():
-        window, offsets = pipeline.window, worker.assigned(topic)
+        window = pipeline.window
+        offsets = [one for one in worker._offsets.values() if one.topic == topic]
         leased = pipeline.runs.all()
         running = sum(one.started_at is not None for one in leased)
         found[pipeline.queue.name] = {

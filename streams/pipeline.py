@@ -33,6 +33,7 @@ from streams.lanes import LEASED_ELSEWHERE, NO_LEDGER, NOT_DUE
 from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits, holds, is_place
 from streams.offsets import PartitionOffsets
+from streams.order import Order
 from streams.outcome import Attempt
 from streams.quarantine import Quarantine
 from streams.queues import SHORTEST_DELAY, OnRedisDown, Queue
@@ -56,9 +57,6 @@ LEASED_RETRY = timedelta(seconds=1)
 
 LEASED_WAITS = 3
 """How often it asks from the window, where it holds its partition's position back; then from a retry topic."""
-
-LINE_RETRY = timedelta(milliseconds=250)
-"""How soon a delivery asks again whether it is the first of its ordering key, once the one ahead of it is due."""
 
 
 class Pipeline:
@@ -101,6 +99,7 @@ class Pipeline:
         self._on_redis_down = on_redis_down
         self._awaits_place = False
         self._breakers = Breakers()
+        self._order = Order(admission, window, closed=on_redis_down == "closed")
         self._unledgered = Unledgered()
         self._ledger_is_away = False
         self.runs = Runs(
@@ -210,7 +209,7 @@ class Pipeline:
         self.asking = batch
         try:
             if any(one.ordering_key for one in batch):
-                batch = await self._in_order(batch)
+                batch = await self._order.firsts(batch, self._clock())
             candidates = [
                 Candidate(one.identity, one.fence(), *self._limits.of(one.handler, one.organization_id))
                 for one in batch
@@ -241,34 +240,8 @@ class Pipeline:
         self._note_ledger(f"waits for Redis: {error}")
         self.window.put_back([one for one in batch if not one.offsets.gone])
         for delivery in (one for one in batch if one.offsets.gone):
-            self._let_go(delivery)
+            self.window.let_go(delivery)
         self.window.hold_all(self._clock() + REDIS_RETRY, by=NO_LEDGER)
-
-    async def _in_order(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Return what no earlier job of its ordering key is ahead of, somewhere else; the rest waits for that.
-
-        Raises AdmissionUnavailable when that cannot be told and no job may begin without the ledger.
-        """
-        ordered = [one for one in batch if one.ordering_key is not None]
-        try:
-            ahead = await self._admission.ahead([one.in_line for one in ordered])
-        except AdmissionUnavailable:
-            if self._on_redis_down == "closed":
-                raise
-            return batch
-        behind = {one: due for one, due in zip(ordered, ahead, strict=True) if due is not None}
-        earliest = self._clock() + LINE_RETRY
-        for delivery, due in behind.items():
-            if delivery.offsets.gone:
-                self._let_go(delivery)
-            else:
-                self.window.hold_line(delivery, max(due, earliest))
-        return [one for one in batch if one not in behind]
-
-    def _let_go(self, delivery: Delivery) -> None:
-        """Forget a delivery that was taken out and will not run here."""
-        self.window.refund(delivery)
-        self.window.released(delivery)
 
     def _note_ledger(self, trouble: str) -> None:
         """Say once that the ledger is away, and once that it is back."""
@@ -293,7 +266,7 @@ class Pipeline:
                     if delivery.offsets.gone:
                         self._breakers.release(delivery)
                         self._settlement.give_back(delivery)
-                        self._let_go(delivery)
+                        self.window.let_go(delivery)
                         continue
                     self.runs.add(delivery)
                 case Duplicate():
@@ -301,7 +274,7 @@ class Pipeline:
                     self._breakers.release(delivery)
                     self._settlement.drop(delivery)
                 case _ if delivery.offsets.gone:
-                    self._let_go(delivery)
+                    self.window.let_go(delivery)
                 case Leased(retry_after):
                     self._await_lease(delivery, now, retry_after)
                 case Limited(retry_after, by):
@@ -365,7 +338,7 @@ class Pipeline:
         """Ask again for a delivery that lost its lease: whether its job is done, or runs elsewhere, or may run here."""
         delivery.token, delivery.leased_until, delivery.limits = "", math.inf, ()
         if delivery.offsets.gone:
-            self._let_go(delivery)
+            self.window.let_go(delivery)
         elif not self._give_up(delivery):
             self.window.hold(delivery, self._clock() + LEASED_RETRY, LEASED_ELSEWHERE)
             self._wake.set()
@@ -378,6 +351,11 @@ class Pipeline:
         self.unbegun.leave()
         return self.runs.leave(parted)
 
+    def keep_house(self) -> None:
+        """Look up weights that may have changed, and let what was used fade; called once per second."""
+        self.window.weigh()
+        self.runs.usage.fade(time.monotonic())
+
     @property
     def rounds(self) -> int:
         """Return how often admission was asked and a run ended."""
@@ -389,6 +367,13 @@ class Pipeline:
         if not self._taking or not self.runs.has_slot:
             return False
         return bool(self.asking) or self.runs.is_ready or self.window.has_next(self._clock())
+
+    @property
+    def is_stuck(self) -> bool:
+        """Return whether there is a slot, and of all that waits in the window nothing may run."""
+        return (
+            bool(self.window.records) and self.runs.has_slot and not (self.could_go_on or self.window.is_held)
+        )
 
     def stop(self) -> None:
         """Take and admit nothing more."""

@@ -68,7 +68,7 @@ class Questions:
     """
 
     def __init__(
-        self, worker: str, control: Control, answer: Callable[[Question], Mapping[str, Any]]
+        self, worker: str, control: Control | None, answer: Callable[[Question], Mapping[str, Any]]
     ) -> None:
         self._worker = worker
         self._control = control
@@ -89,6 +89,8 @@ class Questions:
             text = json.dumps(self._answer(json.loads(question)))
         except Exception:
             log.exception("question %s could not be answered", name)
+        if self._control is None:
+            return
         try:
             await self._control.answer(name, self._worker, text, KEPT)
         except AdmissionUnavailable as error:

@@ -63,6 +63,7 @@ class Routing:
             "attempt": attempt,
             "memory_bytes": memory_bytes,
         }
+        rank = delivery.rank if keeps_place(delivery) else None
         match outcome:
             case Completed(output, wanted):
                 event = tell("completed", delivery, at, output=output, **facts)
@@ -70,7 +71,7 @@ class Routing:
             case Retry(delay, failure):
                 due = at + delay
                 carried = carried_on(
-                    delivery, delay, due, delivery.attempt + 1, delivery.snoozes, failure=failure
+                    delivery, delay, due, delivery.attempt + 1, delivery.snoozes, failure=failure, rank=rank
                 )
                 event = tell("retried", delivery, at, not_before=due, failure=failure, **facts)
                 return [carried, event], Waiting(
@@ -79,7 +80,7 @@ class Routing:
             case Snoozed(delay, reason):
                 due = at + delay
                 carried = carried_on(
-                    delivery, delay, due, delivery.attempt, delivery.snoozes + 1, reason=reason
+                    delivery, delay, due, delivery.attempt, delivery.snoozes + 1, reason=reason, rank=rank
                 )
                 event = tell("snoozed", delivery, at, not_before=due, reason=reason, **facts)
                 return [carried, event], Waiting(
@@ -146,6 +147,11 @@ class Routing:
         return [Message(waiting_topic(queue, due - at), record.key, record.value, list(headers.items()))]
 
 
+def keeps_place(delivery: Delivery) -> bool:
+    """Return whether those behind it in the order of its ordering key wait while it waits for its next attempt."""
+    return delivery.ordering_key is not None and delivery.handler.on_retry == "block"
+
+
 def carried_on(
     delivery: Delivery,
     delay: timedelta,
@@ -153,6 +159,7 @@ def carried_on(
     attempt: int,
     snoozes: int,
     *,
+    rank: int | None,
     reason: str = "",
     failure: Failure | None = None,
 ) -> Message:
@@ -163,6 +170,7 @@ def carried_on(
         snoozes=snoozes,
         reason=reason or (f"{failure.kind}: {failure.message}" if failure else ""),
         not_before=due,
+        rank=rank,
     )
     return Message(waiting_topic(delivery.queue, delay), delivery.key, delivery.value, headers)
 

@@ -9,18 +9,18 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from ratelimit import Admission, AdmissionUnavailable, InLine, Mark, Released
+from ratelimit import Admission, AdmissionUnavailable, InLine, Mark, Released, Waiting
 from streams.delivery import Delivery, Record
 from streams.errors import StreamsError
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, DeadLetter, Failure, Outcome, Retry, Snoozed
 from streams.producer import Message, Producer
 from streams.queues import Queue
-from streams.routing import Routing, carried_on
+from streams.routing import Routing, carried_on, keeps_place
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,9 @@ class Ended:
     """Whose lease the mark is signed with; None when the lease is only given back."""
     ordered: Delivery | None = None
     """Whose place in the line of its ordering key is kept or left; None when it has none."""
-    kept_until: datetime | None = None
-    """When the job that keeps its place is due; None when the place is left."""
+    kept: tuple[InLine, datetime] | None = None
+    """The place that it keeps, and when it is due; None when it keeps none."""
+    is_kept: bool = False
     goes_on: bool = False
     """The job still runs, and those behind it wait."""
 
@@ -107,8 +108,8 @@ class Settlement:
         ended = Ended(messages, delivery.offsets, delivery.offset, mark, delivery)
         if delivery.ordering_key is not None:
             ended.ordered = delivery
-            if isinstance(outcome, Retry | Snoozed) and delivery.handler.on_retry == "block":
-                ended.kept_until = at + outcome.delay
+            if isinstance(end, Waiting) and isinstance(outcome, Retry | Snoozed) and keeps_place(delivery):
+                ended.kept = replace(delivery.in_line, fence=end.fence), at + outcome.delay
         self._add(ended)
 
     def postpone(
@@ -120,16 +121,20 @@ class Settlement:
         position back, perhaps as its job `goes_on` running: when the copy comes due, the ledger tells whether there
         is anything left to do. It keeps its place in the order of its key.
         """
-        carried = carried_on(delivery, due - now, due, delivery.attempt, delivery.snoozes, reason=reason)
+        rank = delivery.rank if delivery.ordering_key is not None else None
+        carried = carried_on(
+            delivery, due - now, due, delivery.attempt, delivery.snoozes, reason=reason, rank=rank
+        )
         ended = Ended([carried], delivery.offsets, delivery.offset, goes_on=goes_on)
         if delivery.ordering_key is not None:
-            ended.ordered, ended.kept_until = delivery, due
+            ended.ordered, ended.kept = delivery, (delivery.in_line, due)
         self._add(ended)
 
     def send_back(self, delivery: Delivery, now: datetime, due: datetime) -> None:
-        """Send a copy of a delivery that came before its time to wait; its place in an order is where it is now."""
+        """Send a copy of a delivery that came before its time to wait; a place that it has, it keeps."""
+        rank = delivery.rank if "rank" in delivery.headers else None
         carried = carried_on(
-            delivery, due - now, due, delivery.attempt, delivery.snoozes, reason="not due yet"
+            delivery, due - now, due, delivery.attempt, delivery.snoozes, reason="not due yet", rank=rank
         )
         self._add(Ended([carried], delivery.offsets, delivery.offset))
 
@@ -213,6 +218,12 @@ class Settlement:
 
     async def _settle(self, batch: list[Ended], notes: list[Message]) -> None:
         batch = self._settling = await self._still_ours(batch)
+        try:
+            # Before there is a copy that comes back and leaves the place, and before the ledger lets go of the job,
+            # lest the next of its key believes that it is the first.
+            await self._keep_in_line(batch)
+        except AdmissionUnavailable as error:
+            log.warning("places in lines will be kept when the ledger is told: %s", error)
         messages = notes + [message for ended in batch for message in ended.messages]
         if messages:
             errors = await self._producer.send(messages)
@@ -227,6 +238,13 @@ class Settlement:
                 if ended.ordered is not None and not ended.goes_on:
                     self._released(ended.ordered)
         self._settling = []
+
+    async def _keep_in_line(self, batch: list[Ended]) -> None:
+        keeping = [one for one in batch if one.kept is not None and not one.is_kept]
+        if keeping:
+            await self._admission.keep_in_line([one.kept for one in keeping if one.kept is not None])
+            for ended in keeping:
+                ended.is_kept = True
 
     async def _still_ours(self, batch: list[Ended]) -> list[Ended]:
         """Return the outcomes without those of leases that ran out and were taken over.
@@ -255,14 +273,12 @@ class Settlement:
         if not batch:
             return []
         marked = [one for one in batch if one.mark is not None]
-        ordered = [one for one in batch if one.ordered is not None]
+        ordered = [one.ordered for one in batch if one.ordered is not None and one.kept is None]
         try:
-            if ordered:
-                # Before the ledger lets go of a job, lest the next of its key believes that it is the first.
-                await self._admission.keep_in_line(_kept(ordered))
+            await self._keep_in_line(batch)
             kept = await self._admission.settle([ended.mark for ended in marked if ended.mark])
             if ordered:
-                await self._admission.leave_lines(_left(ordered))
+                await self._admission.leave_lines([one.in_line for one in ordered])
         except AdmissionUnavailable as error:
             # Until the ledger has it, a redelivery would run again: positions wait for Redis, too. Other queues,
             # and what the broker must be told, do not.
@@ -281,15 +297,3 @@ class Settlement:
             if not held and ended.mark:
                 log.warning("the lease of %s was lost before it ended", ended.mark.identity)
         return []
-
-
-def _kept(batch: Iterable[Ended]) -> list[tuple[InLine, datetime]]:
-    return [(one.ordered.in_line, one.kept_until) for one in batch if one.ordered and one.kept_until]
-
-
-def _left(batch: Iterable[Ended]) -> list[tuple[InLine, str, bool]]:
-    return [
-        (one.ordered.in_line, one.ordered.identity, one.ordered.handler.on_retry == "pass")
-        for one in batch
-        if one.ordered and not one.kept_until
-    ]

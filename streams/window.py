@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import count
 
 from streams.delivery import Delivery
-from streams.lanes import ZERO, Lane, Line
+from streams.lanes import ZERO, Lane, Line, Lines
 from streams.offsets import PartitionOffsets
 from streams.turns import OVERHEAD_SECONDS, Pace, Turns, away_for
 
@@ -47,7 +47,7 @@ class Window:
         self._fair = fair
         self._lanes: dict[str, Lane] = {}
         self._turns = Turns()
-        self._lines: dict[tuple[str, str], Line] = {}
+        self._lines = Lines()
         self._waking: list[tuple[datetime, int, Lane | Line]] = []
         self._held: list[tuple[datetime, int, Delivery, str]] = []
         self._held_until: datetime | None = None
@@ -61,6 +61,10 @@ class Window:
     @property
     def full(self) -> bool:
         return self.records >= self._records_bound or self.bytes >= self._bytes_bound
+
+    @property
+    def is_held(self) -> bool:
+        return self._held_until is not None
 
     @property
     def seconds_per_job(self) -> float:
@@ -98,7 +102,7 @@ class Window:
                 level = lane.levels[delivery.priority] = deque()
             level.append(delivery)
         else:
-            line = self._line(delivery)
+            line = self._lines.of(delivery)
             if line.put(delivery):
                 line.until = None
             self._offer(lane, line)
@@ -108,7 +112,7 @@ class Window:
     def depart(self, delivery: Delivery) -> None:
         """Note that a delivery goes elsewhere that is not in the window: its line waits until it is `released`."""
         if delivery.ordering_key is not None:
-            self._line(delivery).busy.add(delivery)
+            self._lines.of(delivery).busy.add(delivery)
 
     def next(self, limit: int, now: datetime) -> list[Delivery]:
         """Take up to `limit` deliveries out of the window, each time of the lane that has used least."""
@@ -141,11 +145,16 @@ class Window:
         """Charge nothing for a delivery that was taken out and did not run."""
         self._charge(delivery, 0.0)
 
+    def let_go(self, delivery: Delivery) -> None:
+        """Forget a delivery that was taken out and will not run here."""
+        self.refund(delivery)
+        self.released(delivery)
+
     def released(self, delivery: Delivery) -> None:
         """Let the next one of its ordering key be taken, now that the end of a delivery is durable."""
         if delivery.ordering_key is None:
             return
-        line = self._line(delivery)
+        line = self._lines.of(delivery)
         line.busy.discard(delivery)
         self._offer(self._lane(delivery), line)
 
@@ -176,10 +185,12 @@ class Window:
     def hold_line(self, delivery: Delivery, until: datetime) -> None:
         """Put back a delivery that has an earlier one of its ordering key elsewhere, and wait for that one."""
         self.refund(delivery)
-        lane, line = self._lane(delivery), self._line(delivery)
+        lane, line = self._lane(delivery), self._lines.of(delivery)
         self._count(lane, delivery, 1)
         line.busy.discard(delivery)
-        if line.put(delivery):
+        line.put(delivery)
+        # Another delivery of the same job may be the first: it has as little to look for.
+        if line.first.rank == delivery.rank:
             line.until = until
             heapq.heappush(self._waking, (until, next(_sequence), line))
         else:
@@ -298,19 +309,12 @@ class Window:
             self._turns.rest(lane)
         return lane
 
-    def _line(self, delivery: Delivery) -> Line:
-        name = delivery.organization_id, delivery.ordering_key or ""
-        line = self._lines.get(name)
-        if line is None:
-            line = self._lines[name] = Line(name)
-        return line
-
     def _requeue(self, lane: Lane, delivery: Delivery) -> None:
         """Put a delivery that was taken out, or held, at the head of its lane or in its place in its line."""
         if delivery.ordering_key is None:
             lane.put(delivery, delivery.priority, first=True)
             return
-        line = self._line(delivery)
+        line = self._lines.of(delivery)
         line.busy.discard(delivery)
         line.put(delivery)
         self._offer(lane, line, first=True)
@@ -322,12 +326,7 @@ class Window:
             lane.put(line, line.first.priority, first=first)
             self._enter(lane)
         else:
-            self._close(line)
-
-    def _close(self, line: Line) -> None:
-        if not line.busy and not line.waiting and self._lines.get(line.name) is line:
-            del self._lines[line.name]
-            line.until = None
+            self._lines.close(line)
 
     def _enter(self, lane: Lane) -> None:
         """Let a lane be served, unless it is held or has nothing to take."""
@@ -378,6 +377,7 @@ class Window:
             self._fair
             and lane.records * self._seconds_each(lane) >= LASTS_SECONDS
             and not (lane.levels and delivery.priority < min(lane.levels))
+            and not self._lines.wait_for(delivery)
         )
 
     def _seconds_each(self, lane: Lane) -> float:

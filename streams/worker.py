@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import NamedTuple
 
 import psutil
@@ -18,7 +17,7 @@ from ratelimit import Admission, AdmissionUnavailable, Mark
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
-from streams.answers import answer
+from streams.answers import questions_to
 from streams.cancellation import Cancellations
 from streams.clock import Clock
 from streams.delivery import Record
@@ -31,7 +30,6 @@ from streams.pipeline import Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
 from streams.quarantine import Quarantine
-from streams.questions import Questions
 from streams.queues import WorkerType, queues_of
 from streams.routing import Routing
 from streams.runs import WATCHED_FROM
@@ -87,7 +85,7 @@ class Worker:
         self.cancellations = Cancellations()
         self.limits = DeliveryLimits()
         self._live = LiveWorkers(worker_type, settings.worker_id, admission)
-        self._questions = Questions(self._live.name, control, partial(answer, self)) if control else None
+        self._questions = questions_to(self, self._live.name, control)
         self._local = LocalLimits(self.clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
@@ -188,10 +186,6 @@ class Worker:
     def offsets(self, partition: Partition) -> PartitionOffsets | None:
         """Return what is known of a partition under its present assignment, None while it is nobody's or another's."""
         return self._offsets.get(partition)
-
-    def assigned(self, topic: str) -> list[PartitionOffsets]:
-        """Return what is known of the partitions of a topic that this worker has."""
-        return [one for one in self._offsets.values() if one.topic == topic]
 
     def has_room(self, partition: Partition) -> bool:
         """Return whether records of a partition may be handed in: its queue's window and its span have room.
@@ -313,12 +307,21 @@ class Worker:
             self._make_way()
 
     def _make_way(self) -> None:
-        """Let no partition stop because of what waits: of held organizations at once, of others in time."""
-        held_up = [one for one in self._offsets.values() if one.held_back >= WATCHED_FROM]
-        if held_up:
-            far = [one for one in held_up if one.held_back >= self._settings.window_span // 2]
-            for topic, pipeline in self.pipelines.items():
-                pipeline.make_way([one for one in held_up if one.topic == topic], far)
+        """Let no partition stop because of what waits: of held organizations at once, of others in time.
+
+        What waits for an earlier one of its ordering key may be all that fits, and the earlier one come behind it.
+        """
+        far = [one for one in self._offsets.values() if one.held_back >= self._settings.window_span // 2]
+        for topic, pipeline in self.pipelines.items():
+            stuck = pipeline.is_stuck
+            held_up = [
+                offsets
+                for partition, offsets in self._offsets.items()
+                if partition.topic == topic
+                and (offsets.held_back >= WATCHED_FROM or (stuck and not self.has_room(partition)))
+            ]
+            if held_up:
+                pipeline.make_way(held_up, far)
 
     async def hear(self) -> None:
         """Hear what operators said since the last time; while that cannot be asked, what is known holds."""
@@ -338,8 +341,7 @@ class Worker:
         if self.limits.hear(news):
             for pipeline in self.pipelines.values():
                 pipeline.limits_changed()
-        if self._questions is not None:
-            await self._questions.hear(news)
+        await self._questions.hear(news)
 
     async def set_clock(self) -> None:
         """Put the worker's clock right by that of Redis; while that cannot be asked, it goes on as it was."""
@@ -384,8 +386,7 @@ class Worker:
         while True:
             self.settlement.memory_bytes = process.memory_info().rss
             for pipeline in self.pipelines.values():
-                pipeline.window.weigh()
-                pipeline.runs.usage.fade(time.monotonic())
+                pipeline.keep_house()
             await self.set_clock()
             if any(codec.missing for codec in self._codecs.values()):
                 await asyncio.to_thread(self._refresh)

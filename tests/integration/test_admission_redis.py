@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -377,12 +377,12 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
         assert isinstance(run, Run)
         assert isinstance(refused, Limited)
         assert await admission.renew([Lease("acme:1", run.token, limits)]) == [True]
-        assert await admission.settle([Mark("acme:1", run.token, Done(), limits)]) == [True]
-        assert await admission.completed(["acme:1"]) == [True]
-        place, at = InLine("emails:acme:k", 1), datetime(2026, 4, 15, tzinfo=UTC)
+        place, at = InLine("emails:acme:k", 1, "acme:1", FIRST), datetime(2026, 4, 15, tzinfo=UTC)
         await admission.keep_in_line([(place, at)])
-        assert await admission.ahead([InLine("emails:acme:k", 2)]) == [at]
-        await admission.leave_lines([(place, "acme:1", False)])
+        assert await admission.ahead([replace(place, rank=2)]) == [at]
+        assert await admission.settle([Mark("acme:1", run.token, Done(), limits)]) == [True]
+        await admission.leave_lines([place])
+        assert await admission.completed(["acme:1"]) == [True]
         await admission.push("gate", HOUR)
         await admission.lift("gate")
         assert await admission.present("primary/1", HOUR) == ["primary/1"]

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from streams.backoff import Backoff
 from streams.jobs import HANDLERS, TYPE_OF_PAYLOAD, Handler, Job, Payload, Result, handles
-from streams.queues import Queue, queues_of
+from streams.queues import INTEGRATIONS, Queue, queues_of
 from tests.simulation.loop import PROCESS
 
 TIMEOUT = timedelta(seconds=8)
@@ -62,11 +62,16 @@ def _register(queue: Queue) -> type[Simulated]:
         backoff=BACKOFF,
         # Dear enough for a few jobs to reach the limits of queues that have some.
         cost=1 if queue.limit is None else max(1, queue.limit.count // 25, 3),
+        ordering="key",
+        on_retry="pass" if queue in PASSING else "block",
     )(perform)
     return payload
 
 
 QUEUES_HERE = queues_of("primary")
+
+PASSING = (INTEGRATIONS,)
+"""Queues on which what waits for its next attempt lets others of its ordering key pass."""
 
 with patch.dict(HANDLERS, clear=True), patch.dict(TYPE_OF_PAYLOAD, clear=True):
     _PAYLOADS = {queue.name: _register(queue) for queue in QUEUES_HERE}

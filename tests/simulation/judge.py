@@ -1,19 +1,20 @@
 """The invariants: checked at every append and commit while a world lives, and once more when it has drained."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ratelimit import fence, identity
+from ratelimit import fence
 from streams.delivery import EPOCH, not_before_of
-from streams.queues import LIFECYCLE_TOPIC, QUEUES, RETRY_DELAYS
+from streams.queues import LIFECYCLE_TOPIC, QUEUES, RETRY_DELAYS, Queue
 from streams.worker import Partition
 from tests.simulation.broker import Stored
 from tests.simulation.jobs import TIMEOUT
 from tests.simulation.ledger import Grant, Holding
-from tests.simulation.plan import Planned, unleased
+from tests.simulation.order import out_of_order
+from tests.simulation.plan import Planned, identity_of, unleased
 from tracking.events import Event, event_of
 from tracking.fold import fold, key_of, status_of
 from tracking.states import INITIAL, MOVES, Status
@@ -102,7 +103,7 @@ class Judge:
                 and not self._records[child.job_id]
             ):
                 self.object(f"{name} committed beyond {where}: follow-up {child.number} was not published")
-        held = self._world.redis.holdings.get(_identity(job))
+        held = self._world.redis.holdings.get(identity_of(job))
         if (
             held is not None
             and held.process.name == name
@@ -144,6 +145,7 @@ class Judge:
 
     def judge(self) -> None:
         """Check all that can be said at the end."""
+        world = self._world
         self.violations += self._world.redis.broken
         self._positions_are_at_the_ends()
         runs: dict[int, list[Execution]] = defaultdict(list)
@@ -155,7 +157,10 @@ class Judge:
             if grant.took_over is not None:
                 self._must_explain(grant, grant.took_over)
         for job in self._expected():
-            self._job(job, runs[job.number], grants[_identity(job)])
+            self._job(job, runs[job.number], grants[identity_of(job)])
+        for line in self._lines():
+            for objection in out_of_order(line, runs, grants, world.loop.time()):
+                self.object(objection)
         for data in set(self._poison) - self._buried:
             self.object(f"{data!r} is in no dead-letter topic")
         for member in self._world.members:
@@ -199,10 +204,7 @@ class Judge:
     def _job(self, job: Planned, runs: list["Execution"], grants: list[Grant]) -> None:
         world = self._world
         takeovers = sum(one.took_over is not None for one in grants)
-        # Without a lease, or without a ledger, deliveries of one job know nothing of each other.
-        loose = bool(world.redis.flushed) or (
-            unleased(job.queue) and any(one.connection.network.troubles for one in world.members)
-        )
+        loose = self._loose(job.queue)
         self._end(job, takeovers, loose)
         self._moves(job, takeovers, loose)
         self._not_early(job, runs)
@@ -216,7 +218,7 @@ class Judge:
         if loose:
             return
         self._apart(job, runs, grants)
-        held = world.redis.holdings.get(_identity(job))
+        held = world.redis.holdings.get(identity_of(job))
         if held is not None:
             self.object(f"job {job.number} has ended and is leased to {held.process.name} still")
         finished = [run for run in runs if run.ended is not None and run.how != "cancelled"]
@@ -225,6 +227,23 @@ class Judge:
             self.object(
                 f"job {job.number} ran to its end {len(finished)} times; deliveries and lost leases explain {allowed}"
             )
+
+    def _loose(self, queue: Queue) -> bool:
+        """Return whether deliveries know nothing of each other: they had no lease, or the ledger was lost."""
+        world = self._world
+        return bool(world.redis.flushed) or (
+            unleased(queue) and any(one.connection.network.troubles for one in world.members)
+        )
+
+    def _lines(self) -> Iterator[Sequence[Planned]]:
+        """Yield the jobs of each ordering key in the order in which they were written to their queue's topic."""
+        lines: dict[tuple[Queue, str, str], dict[int, Planned]] = defaultdict(dict)
+        for job in self._expected():
+            offsets = [one.offset for one in self._records[job.job_id] if one.topic == job.queue.topic]
+            if job.line is not None and offsets and not self._loose(job.queue):
+                lines[job.queue, job.organization, job.line][min(offsets)] = job
+        for line in lines.values():
+            yield [job for _, job in sorted(line.items())]
 
     def _end(self, job: Planned, takeovers: int, loose: bool) -> None:
         expected = "completed" if job.completes else "dead"
@@ -304,10 +323,6 @@ def legal(before: Status, after: Status) -> bool:
             return True
         reached |= {state for one in reached for state in MOVES[one] if state in quiet}
     return False
-
-
-def _identity(job: Planned) -> str:
-    return identity(job.organization, job.key)
 
 
 def _fence(record: Stored) -> str:

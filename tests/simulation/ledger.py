@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from ratelimit import AdmissionUnavailable, Answer, Candidate, InLine, Lease, Mark, Released, Run
+from ratelimit.admission import EPOCH
 from ratelimit.model import ModelAdmission
 from tests.simulation.broker import outside
 from tests.simulation.loop import Loop, Process
@@ -169,13 +170,13 @@ class Connection:
     async def renew(self, leases: Sequence[Lease]) -> list[bool]:
         return await self._call(lambda: self._redis.renew(leases))
 
-    async def ahead(self, places: Sequence[InLine]) -> list[datetime | None]:
-        return await self._call(lambda: self._redis.model.ahead(places))
+    async def ahead(self, places: Sequence[InLine], *, overdue: datetime = EPOCH) -> list[datetime | None]:
+        return await self._call(lambda: self._redis.model.ahead(places, overdue=overdue))
 
     async def keep_in_line(self, places: Sequence[tuple[InLine, datetime]]) -> None:
         await self._call(lambda: self._redis.model.keep_in_line(places))
 
-    async def leave_lines(self, places: Sequence[tuple[InLine, str, bool]]) -> None:
+    async def leave_lines(self, places: Sequence[InLine]) -> None:
         await self._call(lambda: self._redis.model.leave_lines(places))
 
     async def push(self, gate: str, wait: timedelta) -> None:

@@ -13,10 +13,13 @@ from unittest.mock import patch
 from ratelimit import Answer, Candidate, Mark, Released
 from ratelimit.model import ModelAdmission
 from streams.delivery import Delivery, Record
+from streams.lanes import Line
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, DeadLetter, Outcome, Retry
+from streams.pipeline import Pipeline
 from streams.queues import Queue
 from streams.settle import Settlement
+from streams.window import Window
 from streams.worker import Partition, Worker
 from tests.simulation.broker import Group
 from tests.simulation.ledger import Connection, Redis
@@ -183,6 +186,34 @@ async def renews_no_lease(self: Connection, leases: Sequence[tuple[str, str]]) -
 @mutation(Connection, "settle", "before the ledger knew")
 async def tells_the_ledger_nothing(self: Connection, marks: Sequence[Mark]) -> list[bool]:
     return [True for _ in marks]
+
+
+# -- the order of ordering keys ---------------------------------------------------------------------------
+
+
+@mutation(Connection, "keep_in_line", "ran before|at the same time")
+async def keeps_no_place_in_line(self: Connection, places: Sequence[object]) -> None:
+    pass
+
+
+@mutation(Window, "released", "not drained")
+def never_lets_the_next_in_line_go(self: Window, delivery: Delivery) -> None:
+    pass
+
+
+@mutation(Pipeline, "make_way", "not drained")
+def lets_those_that_wait_fill_the_window(self: Pipeline, *partitions: object) -> None:
+    pass
+
+
+_pop = Line.pop
+
+
+@mutation(Line, "pop", "ran before|at the same time")
+def takes_several_of_a_line_at_once(self: Line) -> Delivery:
+    delivery = _pop(self)
+    self.busy.discard(delivery)
+    return delivery
 
 
 # -- the world around ---------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import NAMESPACE_URL, uuid5
 
+from ratelimit import identity
 from streams.queues import CRITICAL, Queue
 from tests.simulation.jobs import MAX_ATTEMPTS, QUEUES_HERE, How, Step
 
@@ -50,6 +51,8 @@ class Planned:
     steps: tuple[Step, ...]
     snoozes: int = 0
     job_id: str = ""
+    line: str | None = None
+    """Its ordering key."""
     parent: int | None = None
 
     @property
@@ -116,6 +119,7 @@ def plan_of(seed: int, only: Kind | None = None) -> Plan:
     queues = chance.sample(QUEUES_HERE, chance.randint(1, 3))
     for _ in range(chance.randint(12, 40)):
         _add_job(plan, chance, queues)
+    _put_in_lines(plan)
     for number in range(chance.choice((0, 0, 1, 3))):
         place = chance.choice(queues), chance.choice(ORGANIZATIONS)
         plan.poison.append((chance.uniform(0, 6), *place, b"not avro %d" % number))
@@ -151,6 +155,15 @@ def _add_job(plan: Plan, chance: random.Random, queues: list[Queue]) -> None:
         plan.jobs.append(child)
 
 
+def _put_in_lines(plan: Plan) -> None:
+    """Give jobs ordering keys, in two worlds of three; a draw of its own, so that nothing else depends on it."""
+    chance = random.Random(f"lines {plan.seed}")
+    share = chance.choice((0.0, 0.3, 0.9))
+    for job in plan.jobs:
+        if job.parent is None and chance.random() < share:
+            job.line = chance.choice("ab")
+
+
 def _steps(chance: random.Random) -> tuple[Step, ...]:
     def work() -> float:
         kind = chance.random()
@@ -183,6 +196,11 @@ def _fault(chance: random.Random, kinds: dict[Kind, int]) -> Fault:
         case _:
             size = chance.uniform(0.3, 7)
     return Fault(chance.uniform(0, 12), kind, chance.randrange(0, 4), size, chance.random() < 0.5)
+
+
+def identity_of(job: Planned) -> str:
+    """Return by what the ledger knows a job."""
+    return identity(job.organization, job.key)
 
 
 def unleased(queue: Queue) -> bool:

@@ -236,6 +236,7 @@ class World:
                     job_id=None if job.keyed else job.job_id,
                     idempotency_key=job.key if job.keyed else None,
                     delay=timedelta(seconds=job.delay_seconds) if job.delay_seconds else None,
+                    ordering_key=job.line,
                 )
                 ready = publisher.prepare(wanted, self.now())
                 assert ready.job_id == job.job_id

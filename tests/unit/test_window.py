@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from streams.delivery import SURPLUS, Delivery
 from streams.offsets import PartitionOffsets
-from streams.queues import EMAILS
 from streams.turns import OVERHEAD_SECONDS
 from streams.window import Window
 from tests.deliveries import NOON, delivery
@@ -366,6 +365,24 @@ class TestSurplus:
         assert full.offer(delivery("acme", priority=4), NOON) is None
         assert full.offer(delivery("acme", priority=4), NOON) is not None
 
+    def test_what_others_of_its_ordering_key_wait_for_is_kept(self) -> None:
+        full = self.fed(records=100)
+        number = 100
+        while full.offer(delivery("acme", number, ordering_key="k"), NOON) is None:
+            number += 1
+        assert full.offer(delivery("acme", 99, ordering_key="k"), NOON) is None
+        assert full.offer(delivery("acme", number, ordering_key="k"), NOON) is not None
+        assert full.offer(delivery("acme", 98, ordering_key="other"), NOON) is not None
+
+    def test_two_deliveries_of_a_job_wait_together_for_what_is_ahead_of_it(self) -> None:
+        full = window()
+        for number in (1, 2):
+            full.add(delivery("acme", number, ordering_key="k", headers={"rank": b"1"}))
+        (first,) = full.next(10, NOON)
+        full.hold_line(first, NOON + SECOND)
+        assert not full.has_next(NOON)
+        assert len(full.next(10, NOON + SECOND)) == 1
+
     def test_it_comes_back_about_twice_as_fast_as_it_is_served(self) -> None:
         full = self.fed(seconds_each=0.1 - OVERHEAD_SECONDS, records=100, slots=2)
         while (first := full.offer(delivery("acme"), NOON)) is None:
@@ -523,7 +540,7 @@ class Machine(RuleBasedStateMachine):
         rank = self.number - 13 * back if self.number > 13 * back else self.number
         one = delivery(
             organization, self.number, offsets=self.partitions[partition], value=b"x" * size,
-            priority=priority, ordering_key=key, origin=f"{EMAILS.topic}/0/{rank}",
+            priority=priority, ordering_key=key, headers={"rank": b"%d" % rank},
             created_at=NOON + self.number * SECOND,
         )  # fmt: skip
         self.window.add(one)
