@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from operator import attrgetter
 
@@ -37,14 +38,14 @@ def top(queue_name: str | None, limit: int, watch: bool, as_json: bool) -> None:
     """List the organizations that use most of the slots, what waits of each, and its share against its weight's."""
     if queue_name is not None:
         known_queue(queue_name)
-    while True:
-        found = _ask(queue_name, limit)
-        if watch and not as_json:
-            click.clear()
-        _show(found, as_json)
-        if not watch:
-            return
-        time.sleep(WATCH_EVERY_S)
+    _show(_ask(queue_name, limit), as_json)
+    with suppress(KeyboardInterrupt):
+        while watch:
+            time.sleep(WATCH_EVERY_S)
+            found = _ask(queue_name, limit)
+            if not as_json:
+                click.clear()
+            _show(found, as_json)
 
 
 def _ask(queue_name: str | None, limit: int) -> Top:

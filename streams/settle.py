@@ -8,7 +8,7 @@ fence in it tell a repeated delivery from a new one.
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -89,7 +89,7 @@ class Settlement:
         self.rounds = 0
         """How many batches were dealt with, whatever became of them."""
         self.memory_bytes: int | None = None
-        self.ended: Counter[tuple[str, type[Outcome]]] = Counter()
+        self.ended: defaultdict[tuple[str, type[Outcome]], int] = defaultdict(int)
         """How many outcomes were taken, by queue and kind."""
 
     def finish(
