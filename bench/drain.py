@@ -32,9 +32,9 @@ from bench.handlers import Limited, Nothing
 from streams import topics
 from streams.client import SyncJobs
 from streams.control import control_of
-from streams.limits import EACH, Rate, Rule, Scope, allowed_text
 from streams.publication import Publication
 from streams.queues import LIFECYCLE_TOPIC
+from streams.rules import EACH, Rate, Rule, Scope, allowed_text
 from streams.settings import Settings, load_settings
 
 ORGANIZATIONS = 7

@@ -3,7 +3,7 @@
 import asyncio
 import getpass
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -19,20 +19,19 @@ from streams.control import control_of
 from streams.delivery import IDENTIFIER
 from streams.errors import ConfigError
 from streams.jobs import HANDLERS
-from streams.limits import (
+from streams.limits import gate_name
+from streams.rules import (
     ASSIGNED,
     EACH,
+    KINDS,
     PLAN,
     RULE,
-    Allowed,
-    Kind,
     Rule,
     Rules,
     Scope,
     allowed_of_text,
     allowed_text,
     check_scope,
-    gate_name,
     own_rules,
 )
 from streams.settings import settings
@@ -62,11 +61,22 @@ def scoped(command: F) -> F:
 
 
 def allowing(command: F) -> F:
-    """Add the options that say how much is allowed."""
-    command = click.option("--concurrency", help="Jobs at a time, on all workers together, or none.")(command)
-    return click.option("--rate", help="Such as 20/s, 100/min, '10/5m burst 3', or none for no limit.")(
-        command
-    )
+    """Add the options that say how much is allowed, one for each kind of rule."""
+    options = {
+        "rate": "Such as 20/s, 100/min, '10/5m burst 3', or none for no limit.",
+        "concurrency": "Jobs at a time, on all workers together, or none.",
+        "weight": "Share of an organization, or of each of a plan, beside 1 for every other: 0.01 to 100.",
+        "backlog": "Unfinished jobs that an organization, or each of a plan, may have, or none.",
+    }
+    for kind in reversed(KINDS):
+        command = click.option(f"--{kind}", help=options[kind])(command)
+    return command
+
+
+def of_kind(command: F) -> F:
+    """Add the option that says of which kind the rule is."""
+    kinds = click.Choice(KINDS)
+    return click.option("--kind", type=kinds, help="Only the rule of this kind; without it, all.")(command)
 
 
 def signed(command: F) -> F:
@@ -115,22 +125,23 @@ def _concerns(stated: str | None, organization: str | None, rules: Rules) -> boo
 @signed
 def set_(
     queue_name: str | None, job_type: str | None, provider: str | None, organization: str | None,
-    rate: str | None, concurrency: str | None, by: str,
+    by: str, **stated: str | None,
 ) -> None:  # fmt: skip
     """Allow so much in a queue, of a job type, with a provider, for an organization, or where several meet."""
-    scope = _scope(queue_name, job_type, provider, organization)
-    _say(scope, _allowed(rate, concurrency), by)
+    _say(_scope(queue_name, job_type, provider, organization), stated, by)
 
 
 @limits.command()
 @scoped
 @click.option("--org", "organization", help=f"Organization, or {EACH}.")
+@of_kind
 @signed
 def unset(
-    queue_name: str | None, job_type: str | None, provider: str | None, organization: str | None, by: str
-) -> None:
+    queue_name: str | None, job_type: str | None, provider: str | None, organization: str | None,
+    kind: str | None, by: str,
+) -> None:  # fmt: skip
     """Take back what was set for exactly this scope; what holds by default holds again."""
-    _take_back(_scope(queue_name, job_type, provider, organization), by)
+    _take_back(_scope(queue_name, job_type, provider, organization), kind, by)
 
 
 @plan.command("set")
@@ -140,21 +151,23 @@ def unset(
 @signed
 def plan_set(
     name: str, queue_name: str | None, job_type: str | None, provider: str | None,
-    rate: str | None, concurrency: str | None, by: str,
+    by: str, **stated: str | None,
 ) -> None:  # fmt: skip
     """Allow so much to each organization of a plan."""
-    _say(_plan_scope(name, queue_name, job_type, provider), _allowed(rate, concurrency), by)
+    _say(_plan_scope(name, queue_name, job_type, provider), stated, by)
 
 
 @plan.command("unset")
 @click.argument("name")
 @scoped
+@of_kind
 @signed
 def plan_unset(
-    name: str, queue_name: str | None, job_type: str | None, provider: str | None, by: str
-) -> None:
+    name: str, queue_name: str | None, job_type: str | None, provider: str | None,
+    kind: str | None, by: str,
+) -> None:  # fmt: skip
     """Take back what was set for exactly this scope of a plan."""
-    _take_back(_plan_scope(name, queue_name, job_type, provider), by)
+    _take_back(_plan_scope(name, queue_name, job_type, provider), kind, by)
 
 
 @limits.command()
@@ -231,29 +244,35 @@ def _plan_scope(name: str, queue_name: str | None, job_type: str | None, provide
     return whole._replace(organization=PLAN + name)
 
 
-def _allowed(rate: str | None, concurrency: str | None) -> dict[Kind, Allowed]:
-    stated: dict[Kind, str | None] = {"rate": rate, "concurrency": concurrency}
+def _say(scope: Scope, stated: Mapping[str, str | None], by: str) -> None:
     try:
-        allowed = {kind: allowed_of_text(kind, text) for kind, text in stated.items() if text is not None}
+        rules = [
+            Rule(kind, scope, allowed_of_text(kind, text))
+            for kind in KINDS
+            if (text := stated[kind]) is not None
+        ]
+        for rule in rules:
+            rule.check()
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if not allowed:
-        raise ConfigError("say how much is allowed: --rate, --concurrency, or both")
-    return allowed
-
-
-def _say(scope: Scope, allowed: dict[Kind, Allowed], by: str) -> None:
-    rules = [Rule(kind, scope, value) for kind, value in allowed.items()]
+    if not rules:
+        raise ConfigError(
+            f"say how much is allowed: one of {', '.join(f'--{kind}' for kind in KINDS)}, or several"
+        )
     values = {rule.name: allowed_text(rule.allowed) for rule in rules}
     _ask(lambda control: control.say(values, None, by=by))
     for rule in rules:
         click.echo(f"{rule.scope}: {rule.kind} {allowed_text(rule.allowed)}")
 
 
-def _take_back(scope: Scope, by: str) -> None:
-    found = [rule for rule, said in _ask(_rules).all() if said and rule.scope == scope]
+def _take_back(scope: Scope, kind: str | None, by: str) -> None:
+    found = [
+        rule
+        for rule, said in _ask(_rules).all()
+        if said and rule.scope == scope and kind in (None, rule.kind)
+    ]
     if not found:
-        raise ConfigError(f"nothing was set for {scope}")
+        raise ConfigError(f"nothing was set for {scope}" + (f" of kind {kind}" if kind else ""))
     _ask(lambda control: control.say({rule.name: None for rule in found}, HEARD_WITHIN, by=by))
     for rule in found:
         click.echo(f"{scope}: no longer {rule.kind} {allowed_text(rule.allowed)}")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from streams.client import SyncJobs
 from streams.delivery import describe
 from streams.durations import parse_duration
-from streams.errors import InvalidJob, NotAccepted
+from streams.errors import BacklogFull, InvalidJob, NotAccepted
 from streams.jobs import HANDLERS
 from streams.publication import Publication
 from streams.settings import known_queue
@@ -93,7 +93,7 @@ def _send(jobs: SyncJobs, queue: str, lines: Iterator[tuple[str, dict[str, Any]]
 def _flush(jobs: SyncJobs, batch: list[Publication]) -> int:
     try:
         accepted = jobs.publish_many(batch)
-    except NotAccepted as error:
+    except (BacklogFull, NotAccepted) as error:
         for job_id in error.accepted:
             click.echo(job_id)
         raise

@@ -143,6 +143,17 @@ class ModelAdmission:
         entries = [self._entry(identity, now) for identity in identities]
         return [entry is not None and entry.state == "done" for entry in entries]
 
+    def ended(self, identity: str) -> bool:
+        """Return whether a job is done, or shut to all but a later replay."""
+        entry = self._entry(identity, self._clock())
+        return entry is not None and not self.unfinished(identity)
+
+    def unfinished(self, identity: str) -> bool:
+        """Return whether a job runs, or waits for another delivery."""
+        entry = self._entry(identity, self._clock())
+        waits = entry is not None and entry.state == "waiting" and not entry.fence.endswith("~")
+        return waits or (entry is not None and entry.state == "leased")
+
     async def ahead(self, places: Sequence[InLine], *, overdue: datetime = EPOCH) -> list[datetime | None]:
         """Return for each place when the first job that is kept ahead of it is due; None when there is none.
 

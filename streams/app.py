@@ -17,6 +17,7 @@ import faust
 from faust.app.base import BootStrategy as FaustBootStrategy
 from faust.types import StreamT
 
+from ratelimit.backlog import RedisBacklog
 from ratelimit.control import RedisControl
 from ratelimit.redis import RedisAdmission
 from streams.agents import load
@@ -85,6 +86,9 @@ class App(faust.App):
             producer=Producer(settings.kafka),
             clock=partial(datetime.now, UTC),
             control=RedisControl.from_url(settings.redis, prefix=settings.redis_prefix),
+            backlog=RedisBacklog.from_url(
+                settings.redis, prefix=settings.redis_prefix, keep=settings.marker_retention
+            ),
         )
         # What was cancelled while no worker was there must not begin.
         await self.worker.hear()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from uuid6 import uuid7
 
-from ratelimit import AdmissionUnavailable
+from ratelimit import AdmissionUnavailable, identity
+from ratelimit.backlog import Backlog, Left, RedisBacklog
 from ratelimit.control import Control, RedisControl
 from streams.cancellation import Cancel, name_of
 from streams.delivery import ORIGIN_CAP, check_identifier
@@ -37,6 +38,18 @@ async def control_of(settings: Settings) -> AsyncIterator[RedisControl]:
         await control.close()
 
 
+@asynccontextmanager
+async def backlog_of(settings: Settings) -> AsyncIterator[RedisBacklog]:
+    """Open the count of unfinished jobs for as long as the block lasts."""
+    backlog = RedisBacklog.from_url(
+        settings.redis, prefix=settings.redis_prefix, keep=settings.marker_retention
+    )
+    try:
+        yield backlog
+    finally:
+        await backlog.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Cancellation:
     """What a cancel found: the state that the store had the job in, and whether its end is told already."""
@@ -57,6 +70,7 @@ async def cancel(
     *,
     reason: str,
     control: Control,
+    backlog: Backlog,
     keep: timedelta,
     database_url: str | None,
     lifecycle: Lifecycle,
@@ -89,6 +103,14 @@ async def cancel(
             await control.say(_said(organization_id, again), keep)
         except AdmissionUnavailable as error:
             log.warning("workers will tell again of %d jobs that they are cancelled: %s", len(told), error)
+        # So far as the client publishes: the ledger knows a job that it gave a key by that, and its worker sees to it.
+        left = [Left(organization_id, identity(organization_id, job_id)) for job_id in told]
+        try:
+            await backlog.leave(left)
+        except AdmissionUnavailable as error:
+            log.warning(
+                "%d cancelled jobs count in the backlog until workers meet them: %s", len(told), error
+            )
     return [
         Cancellation(
             organization_id,

@@ -4,6 +4,7 @@ StreamsError
 ├── ConfigError          a setting is wrong; says what was expected and what came
 ├── PublishError         a job was not accepted
 │   ├── InvalidJob       refused before it left: organization, type, payload or size
+│   ├── BacklogFull      an organization has as many unfinished jobs as it may; says when to try again
 │   └── NotAccepted      the broker did not confirm in time; says what was and what was not accepted
 ├── NotCancelled         Redis did not answer, so the workers were not told; cancel again
 ├── UnknownJob           nobody who was asked knows of the job
@@ -35,6 +36,29 @@ class PublishError(StreamsError):
 
 class InvalidJob(PublishError):
     """A job was refused before it left; nothing was sent."""
+
+
+class BacklogFull(PublishError):
+    """Organizations have as many unfinished jobs as they may, so none of theirs was sent; those of others were.
+
+    `organizations` names them. `accepted` and `refused` hold job ids: publish the refused ones again after
+    `retry_after`, 1 s to 5 min, by when they may fit if jobs go on to end as fast as lately.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        organizations: Sequence[str],
+        retry_after: timedelta,
+        accepted: Sequence[str],
+        refused: Sequence[str],
+    ) -> None:
+        super().__init__(message)
+        self.organizations = tuple(organizations)
+        self.retry_after = retry_after
+        self.accepted = tuple(accepted)
+        self.refused = tuple(refused)
 
 
 class NotAccepted(PublishError):

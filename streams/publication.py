@@ -8,6 +8,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from uuid6 import uuid7
 
+from ratelimit import identity
 from schemas.codec import Codec, DoesNotFit
 from streams.delivery import ATTEMPT_CAP, IDENTIFIER, KEY_CAP, Delivery, envelope, milliseconds
 from streams.errors import InvalidJob
@@ -41,6 +42,9 @@ class Prepared:
 
     job_id: str
     messages: list[Message]
+    organization_id: str
+    identity: str
+    """What makes two publications the same job."""
 
 
 class Publisher:
@@ -84,7 +88,8 @@ class Publisher:
             not_before=due,
             input=visible(wanted.payload),
         )  # fmt: skip
-        return Prepared(job_id, [record, event])
+        name = identity(wanted.organization_id, wanted.idempotency_key or job_id)
+        return Prepared(job_id, [record, event], wanted.organization_id, name)
 
 
 def _id_of(wanted: Publication) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ratelimit import Concurrency, Left, Limit
 from streams.errors import UnknownJob
 from streams.lanes import LEASED_ELSEWHERE, NO_LEDGER, NOT_DUE
-from streams.limits import Rate
 from streams.queues import QUEUES
+from streams.rules import Rate
 from streams.why import Findings
 from tracking.states import FINAL, Status
 

@@ -19,7 +19,8 @@ from streams.durations import Duration
 from streams.errors import ConfigError
 from streams.queues import QUEUES, WORKER_TYPES, OnRedisDown, Queue, WorkerType
 
-Weight = Annotated[float, Field(ge=0.01, le=100)]
+LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100
+Weight = Annotated[float, Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT)]
 """An organization's share of the slots, beside 1 for every other."""
 
 HEALTH_PORTS: dict[WorkerType, int] = {"primary": 8081, "document": 8082, "ai": 8083, "scheduled": 8084}
@@ -45,6 +46,7 @@ class Settings(BaseSettings):
     lifecycle_retention: Duration = timedelta(days=30)
     kafka_session_timeout: Duration = timedelta(seconds=20)
     publish_timeout: Duration = timedelta(seconds=10)
+    publish_caps: bool = True
     schema_registry_url: str | None = None
     schema_history: Path | None = None
 
@@ -157,10 +159,6 @@ class Settings(BaseSettings):
         if self.kafka_ssl_ca_location:
             config["ssl.ca.location"] = self.kafka_ssl_ca_location
         return config
-
-    def weight(self, organization: str) -> float:
-        """Return an organization's share of the slots, beside those of the others."""
-        return self.organization_weights.get(organization, 1.0)
 
     def policy(self, queue: Queue) -> OnRedisDown:
         """Return what a queue does while Redis is away: what ON_REDIS_DOWN says of it, else its own."""

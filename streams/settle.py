@@ -13,14 +13,16 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from ratelimit import Admission, AdmissionUnavailable, InLine, Mark, Released, Waiting
+from ratelimit import Admission, AdmissionUnavailable, InLine, Mark, Released, Waiting, identity
+from ratelimit.backlog import Backlog, Left
 from streams.delivery import Delivery, Record
-from streams.errors import StreamsError
+from streams.errors import InvalidRecord, StreamsError
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, DeadLetter, Failure, Outcome, Retry, Snoozed
 from streams.producer import Message, Producer
 from streams.queues import Queue
 from streams.routing import Routing, carried_on, keeps_place
+from streams.rules import Rules
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ class Ended:
     is_kept: bool = False
     goes_on: bool = False
     """The job still runs, and those behind it wait."""
+    left: Left | None = None
+    """The job, when it may leave its organization's backlog; None when that has no cap."""
 
 
 class Settlement:
@@ -68,6 +72,8 @@ class Settlement:
         released: Callable[[Delivery], None],
         freed: Callable[[], None],
         closed: Collection[str],
+        rules: Rules,
+        backlog: Backlog | None,
     ) -> None:
         self._producer = producer
         self._admission = admission
@@ -79,6 +85,8 @@ class Settlement:
         self._freed = freed
         self._closed = closed
         """Queues whose positions wait for the ledger."""
+        self._rules = rules
+        self._backlog = backlog
         self._ended: list[Ended] = []
         self._unmarked: list[Ended] = []
         self._settling: list[Ended] = []
@@ -110,6 +118,8 @@ class Settlement:
             ended.ordered = delivery
             if isinstance(end, Waiting) and isinstance(outcome, Retry | Snoozed) and keeps_place(delivery):
                 ended.kept = replace(delivery.in_line, fence=end.fence), at + outcome.delay
+        if self._rules.caps and not isinstance(outcome, Retry | Snoozed):
+            ended.left = self._counted(delivery.organization_id, delivery.identity)
         self._add(ended)
 
     def postpone(
@@ -140,8 +150,12 @@ class Settlement:
 
     def drop(self, delivery: Delivery) -> None:
         """Settle a delivery of a job that is finished or was taken over by a later delivery."""
-        ordered = delivery if delivery.ordering_key is not None else None
-        self._add(Ended([], delivery.offsets, delivery.offset, ordered=ordered))
+        ended = Ended([], delivery.offsets, delivery.offset)
+        if delivery.ordering_key is not None:
+            ended.ordered = delivery
+        if self._rules.caps:
+            ended.left = self._counted(delivery.organization_id, delivery.identity)
+        self._add(ended)
 
     def give_back(self, delivery: Delivery) -> None:
         """Give back the lease of a delivery that will not run here; its record stays unsettled."""
@@ -151,8 +165,15 @@ class Settlement:
 
     def refuse(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Bury a record that breaks the wire format, its bytes and key unchanged."""
-        messages = self._routing.refused(queue, record, error, self._clock())
-        self._add(Ended(messages, offsets, record.offset))
+        ended = Ended(self._routing.refused(queue, record, error, self._clock()), offsets, record.offset)
+        if self._rules.caps and isinstance(error, InvalidRecord) and (job := error.job) is not None:
+            name = identity(job["organizationId"], job["idempotencyKey"] or job["jobId"])
+            ended.left = self._counted(job["organizationId"], name)
+        self._add(ended)
+
+    def _counted(self, organization_id: str, name: str) -> Left | None:
+        """Return a job that has ended as the backlog of its organization has it, if that has a cap."""
+        return Left(organization_id, name) if self._rules.cap(organization_id) is not None else None
 
     def await_schema(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Snooze a record whose schema this worker does not have yet; bury it when that lasts too long."""
@@ -230,7 +251,7 @@ class Settlement:
             if errors:
                 raise BrokerRefused(f"{len(errors)} of {len(messages)} records: {errors[0].str()}")
         batch = self._settling = self._unmarked + batch
-        self._unmarked = await self._mark([one for one in batch if one.mark is not None or one.ordered])
+        self._unmarked = await self._mark([one for one in batch if one.mark or one.ordered or one.left])
         waiting = set(map(id, self._unmarked))
         for ended in batch:
             if id(ended) not in waiting:
@@ -277,6 +298,8 @@ class Settlement:
         try:
             await self._keep_in_line(batch)
             kept = await self._admission.settle([ended.mark for ended in marked if ended.mark])
+            if self._backlog and (left := [one.left for one in batch if one.left]):
+                await self._backlog.leave(left)
             if ordered:
                 await self._admission.leave_lines([one.in_line for one in ordered])
         except AdmissionUnavailable as error:

@@ -18,9 +18,10 @@ from streams.control import known_jobs
 from streams.delivery import check_identifier
 from streams.errors import InvalidJob, InvalidRecord
 from streams.jobs import HANDLERS, Handler
-from streams.limits import EACH, PLAN, DeliveryLimits, Rules, Scope, own_rules
+from streams.limits import DeliveryLimits
 from streams.questions import WITHIN, Answers, ask
 from streams.queues import QUEUES
+from streams.rules import EACH, PLAN, Rules, Scope, own_rules
 from streams.settings import Settings
 from tracking.states import FINAL, Status
 

@@ -9,11 +9,13 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import psutil
 
 from ratelimit import Admission, AdmissionUnavailable, Mark
+from ratelimit.backlog import Backlog
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
@@ -70,7 +72,7 @@ class Worker:
         producer: Producer,
         clock: Callable[[], datetime],
         control: Control | None = None,
-        weights: Callable[[str], float] | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
         self.type = worker_type
         self._settings = settings
@@ -79,9 +81,9 @@ class Worker:
         self._producer = producer
         self.clock = Clock(clock)
         self._control = control
+        self._backlog = backlog
         self._listener = Listener(control, clock=self.clock) if control else None
-        self._hears = True
-        self._clock_is_wrong = False
+        self._hears, self._clock_is_wrong = True, False
         self.cancellations = Cancellations()
         self.limits = DeliveryLimits()
         self._live = LiveWorkers(worker_type, settings.worker_id, admission)
@@ -104,6 +106,8 @@ class Worker:
             released=lambda delivery: self.pipelines[delivery.queue.topic].released(delivery),
             freed=self._place_freed,
             closed={one.name for one in queues_of(worker_type) if settings.policy(one) == "closed"},
+            rules=self.limits.rules,
+            backlog=backlog,
         )
         quarantine = Quarantine()
         self.pipelines = {
@@ -118,7 +122,7 @@ class Worker:
                     records=settings.window_records,
                     size_bytes=settings.window_bytes,
                     slots=settings.concurrency(queue),
-                    weights=weights or settings.weight,
+                    weights=partial(self.limits.rules.weight, configured=settings.organization_weights),
                     fair=settings.fair_lanes,
                 ),
                 cancellations=self.cancellations,
@@ -242,9 +246,7 @@ class Worker:
     async def hand_over(self, grace: timedelta) -> None:
         """Give up what has not started and let what runs end within the grace; positions are then final."""
         parted = list(self._offsets.values())
-        marks: list[Mark] = []
-        for pipeline in self.pipelines.values():
-            marks += pipeline.leave(parted)
+        marks = [mark for pipeline in self.pipelines.values() for mark in pipeline.leave(parted)]
         await self._give_back(marks)
         try:
             async with asyncio.timeout(grace.total_seconds()):
@@ -283,9 +285,8 @@ class Worker:
         marks = [self.settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
         await self._live.leave()
-        await self._admission.close()
-        if self._control is not None:
-            await self._control.close()
+        closing: list[Admission | Control | Backlog | None] = [self._admission, self._control, self._backlog]
+        await asyncio.gather(*[one.close() for one in closing if one is not None])
         self._producer.close()
 
     async def _give_back(self, marks: Sequence[Mark]) -> None:
@@ -364,8 +365,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
             running = [one for pipeline in self.pipelines.values() for one in pipeline.runs.leased()]
-            leased = running + self.settlement.leased()
-            if not leased:
+            if not (leased := running + self.settlement.leased()):
                 continue
             until = time.monotonic() + self._settings.lease.total_seconds()
             try:

@@ -14,6 +14,7 @@ from uuid import uuid4
 from confluent_kafka import KafkaError
 
 from ratelimit import AdmissionUnavailable, Answer, Candidate, Lease, Mark
+from ratelimit.backlog import ModelBacklog
 from ratelimit.control import ModelControl, Said
 from ratelimit.model import ModelAdmission
 from schemas import Codec, files
@@ -210,6 +211,7 @@ class Rig:
         self.producer = RecordingProducer()
         self.ledger = Ledger(lease=self.lease, clock=self.clock)
         self.control = Megaphone(clock=self.clock)
+        self.backlog = ModelBacklog(self.ledger, clock=self.clock)
         self.codecs = {
             queue.name: Codec(
                 schema_of(queue)
@@ -229,6 +231,7 @@ class Rig:
             producer=self.producer,
             clock=self.clock,
             control=self.control,
+            backlog=self.backlog,
         )
         self.worker.assign(Partition(topic, number) for topic in self.worker.topics for number in range(2))
         self._next: defaultdict[Partition, int] = defaultdict(int)

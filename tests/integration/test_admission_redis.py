@@ -31,6 +31,7 @@ from ratelimit import (
     Waiting,
     fence,
 )
+from ratelimit.backlog import Asked, Full, Left, RedisBacklog
 from ratelimit.control import RedisControl
 from ratelimit.redis import RedisAdmission
 
@@ -394,11 +395,15 @@ async def test_a_url_says_user_password_and_database(server: Server, where: str)
             assert [said.name for said in await control.after(0)] == ["a"]
         assert len(await control.changes(5)) == 2
         await control.close()
+        backlog = RedisBacklog.from_url(url)
+        await redis.execute_command("ZADD", "{streams}:backlog:acme", 1, "acme:2")  # type: ignore[no-untyped-call]
+        await backlog.leave([Left("acme", "acme:2")])
+        await backlog.close()
         async with (
             Redis.from_url(server.url, db=5) as there,
             Redis.from_url(server.url.replace("/3", "/5")) as five,
         ):
-            keys = [key for key in await five.keys() if b":control:" not in key]
+            keys = [key for key in await five.keys() if b":control:" not in key and b":ends:" not in key]
             assert sorted(keys) == [b"{streams}:job:acme:1", b"{streams}:limit:queue:emails"]
             assert await there.ping()
         elsewhere = RedisAdmission.from_url(url, prefix="other")
@@ -413,3 +418,25 @@ async def test_a_wrong_password_is_unavailable_and_not_repeated_in_the_message(s
         await admission.ping()
     assert "hunter2" not in str(error.value)
     await admission.close()
+
+
+async def test_a_publisher_may_do_less_and_still_keeps_to_caps(server: Server) -> None:
+    async with Redis.from_url(server.url) as redis:
+        await redis.execute_command(  # type: ignore[no-untyped-call]
+            "ACL", "SETUSER", "publisher", "on", ">secret", "~{streams}:*", "resetchannels", "-@all", "+evalsha",
+            "+eval", "+time", "+ping", "+select", "+hello", "+client|setinfo", "+mget", "+hmget", "+zadd", "+zrange",
+            "+zrem", "+zremrangebyscore", "+pexpire", "+zcard", "+zmscore", "+zrandmember",
+        )  # fmt: skip
+        operators = RedisControl.from_url(server.url)
+        await operators.say({"limit:backlog:organization=acme": "1"}, None)
+        await operators.close()
+    url = f"redis://publisher:secret@127.0.0.1:{server.port}/3"
+    control = RedisControl.from_url(url)
+    assert len(await control.after(0)) == 1
+    await control.close()
+    backlog = RedisBacklog.from_url(url)
+    assert await backlog.enter([Asked("acme", 1, ["acme:1"])]) == [frozenset(["acme:1"])]
+    assert isinstance((await backlog.enter([Asked("acme", 1, ["acme:2"])]))[0], Full)
+    await backlog.take_back([Left("acme", "acme:1")])
+    assert await backlog.count("acme") == 0
+    await backlog.close()

@@ -105,6 +105,34 @@ def test_an_organization_has_what_its_plan_says() -> None:
     assert [one["now"] for one in rows("audit")][-2:] == [None, None]
 
 
+def test_weights_and_caps_are_set_for_organizations_and_plans() -> None:
+    limits(
+        "set", "--org", "acme", "--weight", "4", "--backlog", "100000", "--concurrency", "8", "--by", "ana"
+    )
+    limits("set", "--org", "*", "--backlog", "none")
+    limits("plan", "set", "gold", "--weight", "2.50", "--by", "ana")
+    said = [(one["scope"], one["kind"], one["allowed"]) for one in rows("list") if one["by"] == "operators"]
+    assert said == [
+        ("organization=*", "backlog", "none"),
+        ("organization=acme", "backlog", "100000"),
+        ("organization=acme", "concurrency", "8"),
+        ("organization=acme", "weight", "4"),
+        ("organization=plan:gold", "weight", "2.5"),
+    ]
+    assert held("email.send", "acme") == [
+        "Concurrency(name='concurrency:organization=acme', most=8)",
+        str(Limit("rate:queue=emails", 100, timedelta(minutes=1))),
+    ]
+    limits("unset", "--org", "acme", "--kind", "weight")
+    mine = [one["kind"] for one in rows("list", "--org", "acme") if one["by"] == "operators"]
+    assert mine == ["backlog", "backlog", "concurrency"]
+    assert "of kind weight" in limits("unset", "--org", "acme", "--kind", "weight", fails=True).output
+    limits("plan", "unset", "gold", "--kind", "weight")
+    limits("unset", "--org", "acme")
+    assert [one["scope"] for one in rows("list") if one["by"] == "operators"] == ["organization=*"]
+    assert (rows("audit")[1]["what"], rows("audit")[1]["now"]) == ("limit:weight:organization=acme", "4")
+
+
 def test_a_provider_that_asked_to_wait_is_admitted_again() -> None:
     async def pushed() -> tuple[object, object]:
         configuration = settings()
@@ -132,6 +160,14 @@ def test_a_provider_that_asked_to_wait_is_admitted_again() -> None:
         (["set", "--queue", "emails", "--rate", "often"], "expected a rate such as 20/s"),
         (["set", "--queue", "emails", "--concurrency", "0"], "at least 1"),
         (["set", "--org", "plan:gold", "--rate", "1/s"], "--org takes the id of an organization"),
+        (
+            ["set", "--queue", "emails", "--weight", "2"],
+            "a weight is of an organization or a plan as a whole",
+        ),
+        (["set", "--org", "a", "--queue", "emails", "--backlog", "2"], "a backlog is of an organization"),
+        (["set", "--org", "*", "--weight", "2"], "a weight is beside that of the others, which is 1"),
+        (["set", "--org", "acme", "--weight", "101"], "expected a weight from 0.01 to 100, got '101'"),
+        (["set", "--org", "acme", "--backlog", "few"], "expected how many jobs may be unfinished"),
         (["unset", "--queue", "emails"], "nothing was set for queue=emails"),
         (["assign", "acme:1", "gold"], "expected the id of an organization"),
         (["plan", "set", "go:ld", "--rate", "1/s"], "a plan is named like an organization"),

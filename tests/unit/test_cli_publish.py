@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 import cli.publish as command
 from cli.main import main
 from streams.client import SyncJobs
-from streams.errors import NotAccepted
+from streams.errors import BacklogFull, NotAccepted
 from streams.publication import Publication
 from streams.settings import load_settings
 
@@ -135,6 +135,22 @@ def test_a_refusal_does_not_quote_the_payload() -> None:
     ended = publish("emails", given=lines(line(payload={**PAYLOAD, "to": "hunter2"})))
     assert ended.exit_code == 1
     assert "hunter2" not in ended.output
+
+
+def test_what_was_accepted_is_printed_when_a_backlog_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(client: Client, publications: Sequence[Publication]) -> list[str]:
+        raise BacklogFull(
+            "acme has 9 unfinished jobs",
+            organizations=["acme"],
+            retry_after=timedelta(seconds=5),
+            accepted=["of-globex"],
+            refused=["of-acme"],
+        )
+
+    monkeypatch.setattr(Client, "publish_many", full)
+    ended = publish("emails", given=lines(line(), line(organizationId="globex")))
+    assert (ended.exit_code, ended.stdout) == (1, "of-globex\n")
+    assert ended.stderr == "Error: acme has 9 unfinished jobs\n"
 
 
 def test_what_was_accepted_is_printed_when_the_rest_was_not(monkeypatch: pytest.MonkeyPatch) -> None:

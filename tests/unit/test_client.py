@@ -17,7 +17,10 @@ from streams.queues import LIFECYCLE_TOPIC
 from streams.settings import load_settings
 
 SETTINGS = load_settings(
-    _env_file=None, kafka_bootstrap_servers="broker:1", publish_timeout=timedelta(seconds=0.2)
+    _env_file=None,
+    kafka_bootstrap_servers="broker:1",
+    publish_timeout=timedelta(seconds=0.2),
+    publish_caps=False,
 )
 
 

@@ -14,7 +14,9 @@ from uuid6 import uuid7
 from cli.cancel import sentence
 from cli.main import main
 from ratelimit import AdmissionUnavailable
+from ratelimit.backlog import Asked, Left, ModelBacklog
 from ratelimit.control import Listener, ModelControl, Said
+from ratelimit.model import ModelAdmission
 from schemas import Codec, files
 from streams import client, control
 from streams.cancellation import Cancel, Cancellations, name_of
@@ -151,14 +153,16 @@ class Desk:
 
     def __init__(self) -> None:
         self.control = ModelControl()
+        self.ledger = ModelAdmission()
+        self.backlog = ModelBacklog(self.ledger)
         self.broker = Broker()
         self.store: dict[str, Job] | None = {}
         self.order: list[str] = []
 
     async def cancel(self, *job_ids: str, reason: str = "", organization: str = "acme") -> list[Cancellation]:
         return await control.cancel(
-            job_ids, organization, reason=reason, control=self.control, keep=DAY, database_url="the store",
-            lifecycle=Lifecycle(EVENTS), producer=self.broker, timeout=SECOND,
+            job_ids, organization, reason=reason, control=self.control, backlog=self.backlog, keep=DAY,
+            database_url="the store", lifecycle=Lifecycle(EVENTS), producer=self.broker, timeout=SECOND,
         )  # fmt: skip
 
     async def said(self) -> dict[str, Cancel]:
@@ -181,7 +185,15 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
             return desk.control
 
     monkeypatch.setattr(control, "known_jobs", known)
+
+    class Counted:
+        @staticmethod
+        def from_url(url: str, prefix: str, keep: timedelta) -> ModelBacklog:
+            assert (url, prefix, keep) == ("redis://127.0.0.1:6379/0", "streams", timedelta(days=7))
+            return desk.backlog
+
     monkeypatch.setattr(control, "RedisControl", Redis)
+    monkeypatch.setattr(control, "RedisBacklog", Counted)
     return desk
 
 
@@ -210,6 +222,25 @@ class TestCancel:
         assert desk.broker.sent == []
         cancel = (await desk.said())["cancel:acme:job-1"]
         assert (cancel.by, cancel.told) == ("cancelled by an operator", None)
+
+    async def test_one_that_waits_leaves_its_organizations_backlog_at_once(self, desk: Desk) -> None:
+        await desk.backlog.enter([Asked("acme", 9, ["acme:waits", "acme:runs", "acme:unknown"])])
+        desk.store = {"waits": stored("waits", Status.DELAYED), "runs": stored("runs", Status.RUNNING)}
+        await desk.cancel("waits", "runs", "unknown")
+        assert await desk.backlog.count("acme") == 2
+        await desk.backlog.leave([Left("acme", "acme:waits")])
+        assert await desk.backlog.count("acme") == 2, "it was that one"
+
+    async def test_that_redis_does_not_count_for_now_is_no_reason_to_fail(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def down(jobs: object) -> None:
+            raise AdmissionUnavailable("Redis cannot answer: away")
+
+        monkeypatch.setattr(desk.backlog, "leave", down)
+        desk.store = {"a": stored("a", Status.QUEUED)}
+        assert (await desk.cancel("a"))[0].told
+        assert "1 cancelled jobs count in the backlog until workers meet them" in caplog.text
 
     async def test_one_that_the_store_does_not_know_is_cancelled_all_the_same(self, desk: Desk) -> None:
         assert await desk.cancel("job-1") == [Cancellation("acme", "job-1", True)]

@@ -15,10 +15,11 @@ from ratelimit.model import ModelAdmission
 from streams.agents import load
 from streams.errors import ConfigError
 from streams.jobs import HANDLERS, Handler
-from streams.limits import (
+from streams.limits import KNOWN_MAX, DeliveryLimits, holds
+from streams.live import LiveWorkers
+from streams.rules import (
     ASSIGNED,
-    KNOWN_MAX,
-    DeliveryLimits,
+    Kind,
     Rate,
     Rule,
     Rules,
@@ -26,10 +27,8 @@ from streams.limits import (
     allowed_of_text,
     allowed_text,
     check_scope,
-    holds,
     own_rules,
 )
-from streams.live import LiveWorkers
 from tests.rig import Clock, cancelled, eventually
 
 load()
@@ -117,6 +116,69 @@ def test_an_organization_goes_before_its_plan_and_that_before_each() -> None:
     assert [rate(one) for one in ("acme", "globex", "initech")] == [11, 50, 11]
     limits.hear([said(f"{each}*", None)])
     assert rate("acme") == 10, "what was taken back leaves the queue's own"
+
+
+def test_weights_and_caps_are_of_organizations_and_no_limits_of_jobs() -> None:
+    limits = heard(
+        **{
+            "limit:weight:organization=acme": "4",
+            "limit:weight:organization=plan:gold": "0.5",
+            "limit:backlog:organization=*": "100",
+            "limit:backlog:organization=plan:gold": "1000",
+            "limit:backlog:organization=initech": "none",
+            f"{ASSIGNED}globex": "gold",
+            f"{ASSIGNED}acme": "gold",
+            f"{ASSIGNED}initech": "gold",
+        }
+    )
+    organizations = ("acme", "globex", "initech", "hooli")
+    assert [limits.rules.weight(one, {"acme": 9, "hooli": 3}) for one in organizations] == [4, 0.5, 0.5, 3]
+    assert [limits.rules.cap(one) for one in organizations] == [1000, 1000, None, 100]
+    assert list(names(limits, SEND)) == ["rate:queue=emails"], "admission is asked about neither"
+    limits.hear([said(f"{ASSIGNED}acme", None), said("limit:weight:organization=acme", None)])
+    limits.hear([said("limit:backlog:organization=*", None)])
+    assert [limits.rules.weight(one, {"acme": 9}) for one in organizations] == [9, 0.5, 0.5, 1]
+    assert [limits.rules.cap(one) for one in organizations] == [None, 1000, None, None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope", "sentence"),
+    [
+        ("weight", Scope("emails"), "a weight is of an organization or a plan as a whole"),
+        (
+            "backlog",
+            Scope("emails", organization="acme"),
+            "a backlog is of an organization or a plan as a whole",
+        ),
+        ("backlog", Scope(provider="*"), "got provider="),
+        ("weight", Scope(organization="*"), "a weight is beside that of the others"),
+    ],
+)
+def test_a_weight_or_a_cap_elsewhere_is_refused(kind: Kind, scope: Scope, sentence: str) -> None:
+    rule = Rule(kind, scope, 4)
+    with pytest.raises(ValueError, match=sentence):
+        rule.check()
+    with pytest.raises(ValueError, match=sentence):
+        Rule.of_said(rule.name, "4")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("weight", "none"), ("weight", "nan"), ("weight", "0"), ("weight", "100.1"), ("weight", "much"),
+        ("weight", "inf"), ("backlog", "0"), ("backlog", "-1"), ("backlog", "1e3"), ("backlog", ""),
+    ],
+)  # fmt: skip
+def test_what_is_no_weight_or_cap_is_refused(kind: Kind, text: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"expected (a weight from 0.01 to 100|how many jobs).*, got {text!r}"
+    ):
+        allowed_of_text(kind, text)
+
+
+@pytest.mark.parametrize("text", ["4", "0.01", "100", "2.5", "33.333333333"])
+def test_a_weight_is_a_text(text: str) -> None:
+    assert allowed_text(allowed_of_text("weight", text)) == text
 
 
 def test_a_limit_can_be_switched_off() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from streams.answers import answer
 from streams.jobs import Job
-from streams.limits import Rate, Rule, Scope, allowed_text
 from streams.questions import Answers
 from streams.queues import WEBHOOKS
+from streams.rules import Rate, Rule, Scope, allowed_text
 from streams.standings import OTHERS, Standing, first, standings
 from streams.top import summed
 from streams.usage import KNOWN_MAX, Usage, lately

@@ -13,10 +13,10 @@ from ratelimit.model import ModelAdmission
 from streams import why
 from streams.errors import InvalidJob, Transient, UnknownJob
 from streams.jobs import Job
-from streams.limits import Rate, Rule, Scope, allowed_text
 from streams.questions import Answers
 from streams.queues import CRITICAL, EMAILS, INTEGRATIONS, WEBHOOKS
 from streams.reasons import explain
+from streams.rules import Rate, Rule, Scope, allowed_text
 from streams.settings import load_settings
 from streams.why import Findings, Place
 from tests.asking import explained, look
