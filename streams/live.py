@@ -74,7 +74,7 @@ class LiveWorkers:
 
     def __init__(self, worker_type: WorkerType, worker_id: str, admission: Admission) -> None:
         self._type = worker_type
-        self._name = f"{worker_type}/{worker_id}"
+        self.name = f"{worker_type}/{worker_id}"
         self._admission = admission
         self._count: Counter[str] = Counter({worker_type: 1})
         self._has_heard = False
@@ -85,7 +85,7 @@ class LiveWorkers:
         """Go on until cancelled; while Redis is away, the last numbers stay."""
         while True:
             try:
-                self._heard(await self._admission.present(self._name, ALIVE))
+                self._heard(await self._admission.present(self.name, ALIVE))
             except AdmissionUnavailable as error:
                 log.debug("the workers that live are as before: %s", error)
             await asyncio.sleep(BEAT.total_seconds())
@@ -96,13 +96,13 @@ class LiveWorkers:
     async def leave(self) -> None:
         """Say that this worker lives no more."""
         try:
-            await self._admission.present(self._name, timedelta(0))
+            await self._admission.present(self.name, timedelta(0))
         except AdmissionUnavailable as error:
             log.info("this worker counts as alive for %s more: %s", ALIVE, error)
 
     def hear(self, news: Iterable[Said]) -> None:
         """Take what was said; what was said before the first time was meant for another process of this name."""
-        mine = [one for one in news if one.name == Drain.name_for(self._name) and one.value is not None]
+        mine = [one for one in news if one.name == Drain.name_for(self.name) and one.value is not None]
         if self._has_heard and mine and not self.drain.done():
             try:
                 self.drain.set_result(Drain.of_text(mine[-1].value or ""))

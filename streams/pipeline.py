@@ -21,7 +21,6 @@ from ratelimit import (
     Limited,
     Mark,
     Run,
-    Waiting,
 )
 from ratelimit.local import Refuses
 from schemas.codec import Codec, NotAvro, UnknownSchema
@@ -29,6 +28,7 @@ from streams.breaker import Breakers
 from streams.delivery import SURPLUS, Delivery, Record, read
 from streams.errors import InvalidRecord
 from streams.execution import Execution
+from streams.lanes import LEASED_ELSEWHERE, NO_LEDGER, NOT_DUE
 from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits, holds, is_place
 from streams.offsets import PartitionOffsets
@@ -93,7 +93,7 @@ class Pipeline:
         )
         self._lease = lease
         self._clock = clock
-        self._asking = False
+        self.asking: Sequence[Delivery] = ()
         self._rounds = 0
         self._wake = asyncio.Event()
         self._taking = True
@@ -154,7 +154,7 @@ class Pipeline:
                 elif said and self.unbegun.put_aside(delivery, now):
                     window.depart(delivery)
                 elif due is not None and due > now and not delivery.stepped_aside:
-                    window.hold(delivery, due)
+                    window.hold(delivery, due, NOT_DUE)
                 elif (later := window.offer(delivery, now)) is not None:
                     window.depart(delivery)
                     self._settlement.postpone(delivery, now, later, SURPLUS)
@@ -212,7 +212,7 @@ class Pipeline:
         return True
 
     async def _ask(self, batch: Sequence[Delivery]) -> None:
-        self._asking = True
+        self.asking = batch
         try:
             if any(one.ordering_key for one in batch):
                 batch = await self._order.firsts(batch, self._clock())
@@ -238,7 +238,7 @@ class Pipeline:
         else:
             self._note_ledger("")
         finally:
-            self._asking = False
+            self.asking = ()
             self._rounds += 1
         self._sort(batch, candidates, answers, leased_until)
 
@@ -247,7 +247,7 @@ class Pipeline:
         self.window.put_back([one for one in batch if not one.offsets.gone])
         for delivery in (one for one in batch if one.offsets.gone):
             self.window.let_go(delivery)
-        self.window.hold_all(self._clock() + REDIS_RETRY)
+        self.window.hold_all(self._clock() + REDIS_RETRY, by=NO_LEDGER)
 
     def _note_ledger(self, trouble: str) -> None:
         """Say once that the ledger is away, and once that it is back."""
@@ -287,17 +287,18 @@ class Pipeline:
                 case Leased(retry_after):
                     self._await_lease(delivery, now, retry_after)
                 case Limited(retry_after, by):
+                    self._limits.refused(self.queue.name, by)
                     if is_place(by):
                         retry_after, self._awaits_place = min(retry_after, PLACE_RETRY), True
                     match holds(by):
                         case "delivery":
-                            self.window.hold(delivery, now + min(retry_after, SINGLE_RETRY))
+                            self.window.hold(delivery, now + min(retry_after, SINGLE_RETRY), by)
                             continue
                         case "organization":
                             until = now + retry_after
-                            self.window.hold_lane(delivery.organization_id, until, pause=retry_after)
+                            self.window.hold_lane(delivery.organization_id, until, pause=retry_after, by=by)
                         case "all":
-                            self.window.hold_all(now + retry_after, pause=retry_after)
+                            self.window.hold_all(now + retry_after, pause=retry_after, by=by)
                     limited.append(delivery)
         self.window.put_back(limited)
 
@@ -309,14 +310,13 @@ class Pipeline:
         else:
             self.window.refund(delivery)
             self._breakers.release(delivery)
-            self._settlement.drop(delivery, Waiting(delivery.fence() + "~"))
+            self._settlement.drop(delivery)
 
     def place_freed(self) -> None:
         """Ask again for what waits for a place, as one may be free now."""
         if self._awaits_place:
             self._awaits_place = False
-            self.window.reopen()
-            self._wake.set()
+            self.limits_changed()
 
     def limits_changed(self) -> None:
         """Ask again for what the limits of before held back."""
@@ -327,7 +327,7 @@ class Pipeline:
         self._breakers.release(delivery)
         delivery.waits += 1
         if delivery.waits <= LEASED_WAITS and delivery.not_before is None:
-            self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
+            self.window.hold(delivery, now + min(retry_after, LEASED_RETRY), LEASED_ELSEWHERE)
         else:
             due = now + max(retry_after, SHORTEST_DELAY)
             self.window.refund(delivery)
@@ -354,7 +354,7 @@ class Pipeline:
         elif self.unbegun.withhold(delivery, self._clock()):
             self.window.refund(delivery)
         else:
-            self.window.hold(delivery, self._clock() + LEASED_RETRY)
+            self.window.hold(delivery, self._clock() + LEASED_RETRY, LEASED_ELSEWHERE)
             self._wake.set()
 
     def leave(self, parted: Sequence[PartitionOffsets]) -> list[Mark]:
@@ -364,6 +364,11 @@ class Pipeline:
         self.window.drop(parted)
         self.unbegun.leave()
         return self.runs.leave(parted)
+
+    def keep_house(self) -> None:
+        """Look up weights that may have changed, and let what was used fade; called once per second."""
+        self.window.weigh()
+        self.runs.usage.fade(time.monotonic())
 
     @property
     def has_room(self) -> bool:
@@ -381,14 +386,13 @@ class Pipeline:
         if not self._taking or not self.runs.has_slot:
             return False
         waits = not self.unbegun.queue_is_paused and self.window.has_next(self._clock())
-        return self._asking or self.runs.is_ready or waits
+        return bool(self.asking) or self.runs.is_ready or waits
 
     @property
     def is_stuck(self) -> bool:
         """Return whether there is a slot, and of all that waits in the window nothing may run."""
-        return (
-            bool(self.window.records) and self.runs.has_slot and not (self.could_go_on or self.window.is_held)
-        )
+        waits = self.window.records and not (self.window.is_held or self.unbegun.queue_is_paused)
+        return bool(waits) and self.runs.has_slot and not self.could_go_on
 
     def stop(self) -> None:
         """Take and admit nothing more."""

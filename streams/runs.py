@@ -21,6 +21,7 @@ from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, 
 from streams.quarantine import SUSPECT_FROM, Quarantine
 from streams.settle import Settlement
 from streams.unledgered import Unledgered
+from streams.usage import Usage
 from streams.window import Window
 
 AHEAD = 200
@@ -108,6 +109,7 @@ class Runs:
         self._finished = 0
         self.rounds = 0
         """How many runs have ended."""
+        self.usage = Usage()
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -143,6 +145,16 @@ class Runs:
         return bool(self._ready)
 
     @property
+    def outages(self) -> list[str]:
+        """Return the job types whose jobs step aside for now, for want of their provider or of one of its hosts."""
+        return sorted(self._breakers.open)
+
+    @property
+    def slots(self) -> int:
+        """Return how many jobs run at once at most."""
+        return self._concurrency
+
+    @property
     def has_slot(self) -> bool:
         return self._started < self._concurrency
 
@@ -174,7 +186,9 @@ class Runs:
                 self._finished += 1
                 self.rounds += 1
                 self._leased.pop(running.delivery, None)
-                self._window.ended(running.delivery, time.monotonic() - began)
+                seconds = time.monotonic() - began
+                self._window.ended(running.delivery, seconds)
+                self.usage.add(running.delivery.organization_id, seconds)
                 self._freed.set()
                 self._changed.set()
             if self._finished % YIELD_EVERY == 0:
@@ -358,6 +372,10 @@ class Runs:
                 running.limits = delivery.limits
                 return True
         return False
+
+    def all(self) -> list[Running]:
+        """Return what holds a lease, in the order of admission."""
+        return list(self._leased.values())
 
     def unfinished(self) -> list[Delivery]:
         """Return what is still running."""

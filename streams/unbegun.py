@@ -72,6 +72,10 @@ class Unbegun:
         self._settlement.postpone(delivery, now, now + pause.away(now), pause.why)
         return True
 
+    def all(self) -> list[Delivery]:
+        """Return what ends and is not settled yet."""
+        return list(self._waiting)
+
     def leave(self) -> None:
         """Give up those whose partition is gone."""
         self._waiting = {one: outcome for one, outcome in self._waiting.items() if not one.offsets.gone}

@@ -19,6 +19,7 @@ from ratelimit.backlog import Backlog
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
+from streams.answers import questions_to
 from streams.clock import Clock
 from streams.delivery import Record
 from streams.execution import Execution
@@ -82,11 +83,11 @@ class Worker:
         self._control = control
         self._backlog = backlog
         self._listener = Listener(control, clock=self.clock) if control else None
-        self._hears = True
-        self._clock_is_wrong = False
+        self._hears, self._clock_is_wrong = True, False
         self.operators = Operators()
         self.limits = DeliveryLimits()
         self.live = LiveWorkers(worker_type, settings.worker_id, admission)
+        self._questions = questions_to(self, self.live.name, control)
         self._local = LocalLimits(self.clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
@@ -307,10 +308,8 @@ class Worker:
             self._make_way()
 
     def _make_way(self) -> None:
-        """Let no partition stop because of what waits: of held organizations at once, of others in time.
-
-        What waits for an earlier one of its ordering key may be all that fits, and the earlier one come behind it.
-        """
+        """Let no partition stop because of what waits: of held organizations at once, of others in time."""
+        # What waits for an earlier one of its ordering key may be all that fits, and the earlier one come behind it.
         far = [one for one in self._offsets.values() if one.held_back >= self._settings.window_span // 2]
         for topic, pipeline in self.pipelines.items():
             stuck = pipeline.is_stuck
@@ -342,6 +341,7 @@ class Worker:
         if self.limits.hear(news):
             for pipeline in self.pipelines.values():
                 pipeline.limits_changed()
+        await self._questions.hear(news)
 
     async def set_clock(self) -> None:
         """Put the worker's clock right by that of Redis; while that cannot be asked, it goes on as it was."""
@@ -364,8 +364,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
             running = [one for pipeline in self.pipelines.values() for one in pipeline.runs.leased()]
-            leased = running + self.settlement.leased()
-            if not leased:
+            if not (leased := running + self.settlement.leased()):
                 continue
             until = time.monotonic() + self._settings.lease.total_seconds()
             try:
@@ -386,7 +385,7 @@ class Worker:
         while True:
             self.settlement.memory_bytes = process.memory_info().rss
             for pipeline in self.pipelines.values():
-                pipeline.window.weigh()
+                pipeline.keep_house()
             await self.set_clock()
             if any(codec.missing for codec in self._codecs.values()):
                 await asyncio.to_thread(self._refresh)
