@@ -280,7 +280,9 @@ def _left_over(found: Findings) -> Explanation:
 
 def _besides(found: Findings, placed: Explanation) -> Iterator[str]:
     for pause in found.pauses:
-        yield f"An operator has paused it: {pause}."
+        until = f" until {pause.until:%Y-%m-%d %H:%M:%S} UTC" if pause.until else ""
+        why = f": {pause.reason}" if pause.reason else ""
+        yield f"{pause.by} has paused {pause.scope}{until}{why}."
     if found.cancelled and placed.where != "cancelling":
         yield "It is cancelled, and ends as soon as a worker meets it."
     job_type = found.job.job_type if found.job else next(iter(found.held.values()), {}).get("jobType")

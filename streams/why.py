@@ -19,9 +19,10 @@ from streams.delivery import check_identifier
 from streams.errors import InvalidJob, InvalidRecord
 from streams.jobs import HANDLERS, Handler
 from streams.limits import DeliveryLimits
+from streams.pauses import Pause, Pauses
 from streams.questions import WITHIN, Answers, ask
 from streams.queues import QUEUES
-from streams.rules import EACH, PLAN, Rules, Scope, own_rules
+from streams.rules import Rules, own_rules
 from streams.settings import Settings
 from tracking.states import FINAL, Status
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from tracking.jobs import Job
 
 log = logging.getLogger(__name__)
-
-PAUSE = "pause:"
-"""What the names of pauses begin with, among all that operators say; a scope follows."""
 
 BROKER_TIMEOUT_S = 5.0
 NOBODY = Answers({})
@@ -62,7 +60,7 @@ class Findings:
     place: Place | None = None
     answers: Answers = NOBODY
     limits: tuple[Left, ...] = ()
-    pauses: tuple[str, ...] = ()
+    pauses: tuple[Pause, ...] = ()
     cancelled: bool = False
 
     @property
@@ -113,7 +111,7 @@ async def look(
         place=place,
         answers=answers,
         limits=await _left(handler, organization_id, said, admission) if handler is not None else (),
-        pauses=tuple(_pauses(handler, organization_id, said)),
+        pauses=_pauses(handler, organization_id, said, now),
         cancelled=any(one.name == name_of(organization_id, job_id) and one.value for one in said),
     )
 
@@ -126,23 +124,12 @@ async def _left(
     return tuple(await admission.left(DeliveryLimits(rules).of(handler, organization_id).limits))
 
 
-def _pauses(handler: Handler | None, organization_id: str, said: Iterable[Said]) -> Iterable[str]:
-    for one in said:
-        if one.name.startswith(PAUSE) and one.value is not None and handler is not None:
-            try:
-                scope = Scope.of_text(one.name.removeprefix(PAUSE))
-            except ValueError:
-                continue  # a pause that is no scope is for the workers to know
-            if covers(scope, handler, organization_id):
-                yield one.name
-
-
-def covers(scope: Scope, handler: Handler, organization_id: str) -> bool:
-    """Return whether a job of a handler falls under a scope, but for plans."""
-    whole = Scope(handler.queue.name, handler.job_type, handler.provider, organization_id)
-    return not (scope.organization or "").startswith(PLAN) and all(
-        stated in (None, EACH, value) for stated, value in zip(scope, whole, strict=True)
-    )
+def _pauses(
+    handler: Handler | None, organization_id: str, said: Iterable[Said], now: datetime
+) -> tuple[Pause, ...]:
+    pauses = Pauses()
+    pauses.hear(said, now)
+    return tuple(pauses.of(handler, organization_id)) if handler is not None else ()
 
 
 def place_of(job: "Job", settings: Settings) -> Place | None:

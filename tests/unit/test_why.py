@@ -13,6 +13,7 @@ from ratelimit.model import ModelAdmission
 from streams import why
 from streams.errors import InvalidJob, Transient, UnknownJob
 from streams.jobs import Job
+from streams.pauses import Pause
 from streams.questions import Answers
 from streams.queues import CRITICAL, EMAILS, INTEGRATIONS, WEBHOOKS
 from streams.reasons import explain
@@ -20,7 +21,7 @@ from streams.rules import Rate, Rule, Scope, allowed_text
 from streams.settings import load_settings
 from streams.why import Findings, Place
 from tests.asking import explained, look
-from tests.cancelling import DAY, say
+from tests.cancelling import say
 from tests.in_process import Input, run
 from tests.rig import Alert, Do, Mail, Rig, Slow, Sync, eventually, handle, handle_slow
 from tracking.jobs import Job as Stored
@@ -213,19 +214,18 @@ class TestOnAWorker:
         async with Rig(options=ONE) as rig:
             rig.put(Do(number=1), job_id="runs")
             await eventually(lambda: slow.ran == ["runs"])
-            said: dict[str, str | None] = {
-                "pause:queue=webhooks": "1",
-                "pause:queue=emails": "1",
-                "pause:type=test.do,organization=acme": "1",
-                "pause:organization=globex": "1",
-                "pause:what is this": "1",
-            }
-            await rig.control.say(said, DAY)
+            stated = (
+                "queue=webhooks",
+                "queue=emails",
+                "type=test.do,organization=acme",
+                "organization=globex",
+            )
+            pauses = [Pause(Scope.of_text(one), NOON, "ann", "slow store") for one in stated]
+            await rig.control.say({one.name: one.text() for one in pauses}, None)
             rig.put(Do(), job_id="job")
             told = await explained(rig, "job")
             assert [one for one in told.sentences if "paused" in one] == [
-                "An operator has paused it: pause:queue=webhooks.",
-                "An operator has paused it: pause:type=test.do,organization=acme.",
+                "ann has paused queue=webhooks: slow store.",
             ]
             slow.goes_on.set()
             await rig.settled()
