@@ -222,6 +222,8 @@ class TestOnAWorker:
             assert [one for one in told.sentences if "paused" in one] == [
                 "ann has paused queue=webhooks: slow store.",
             ]
+            await rig.control.say({one.name: None for one in pauses}, DAY)
+            await rig.worker.hear()
             slow.goes_on.set()
             await rig.settled()
 
