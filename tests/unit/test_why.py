@@ -21,7 +21,7 @@ from streams.rules import Rate, Rule, Scope, allowed_text
 from streams.settings import load_settings
 from streams.why import Findings, Place
 from tests.asking import explained, look
-from tests.cancelling import say
+from tests.cancelling import DAY, say
 from tests.in_process import Input, run
 from tests.rig import Alert, Do, Mail, Rig, Slow, Sync, eventually, handle, handle_slow
 from tracking.jobs import Job as Stored
