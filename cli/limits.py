@@ -1,21 +1,16 @@
 """`streams limits`: how much may run, for whom, and who changed it."""
 
-import asyncio
-import getpass
-import socket
-from collections.abc import Callable, Coroutine, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any, TypeVar
 
 import click
 
+from cli.control import HEARD_WITHIN, ask, run, show_changes, signed
 from cli.tables import Answer
-from ratelimit import AdmissionUnavailable
-from ratelimit.control import CHANGES_KEPT, Change, Control, Listener
+from ratelimit.control import Control, Listener
 from ratelimit.redis import RedisAdmission
 from streams.agents import load
-from streams.control import control_of
 from streams.delivery import IDENTIFIER
 from streams.errors import ConfigError
 from streams.jobs import HANDLERS
@@ -36,11 +31,7 @@ from streams.rules import (
 )
 from streams.settings import settings
 
-HEARD_WITHIN = timedelta(days=1)
-"""How long what is taken back is kept, for workers to hear of it."""
-
 F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
 
 
 @click.group()
@@ -79,20 +70,12 @@ def of_kind(command: F) -> F:
     return click.option("--kind", type=kinds, help="Only the rule of this kind; without it, all.")(command)
 
 
-def signed(command: F) -> F:
-    """Add the option that says who it is."""
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
-    return click.option("--by", default=who, show_default="you", help="Who says it, kept for the audit.")(
-        command
-    )
-
-
 @limits.command("list")
 @click.option("--org", "organization", help="Only what holds for one organization.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def list_(organization: str | None, as_json: bool) -> None:
     """List the limits that hold, and the plans of organizations."""
-    rules = _ask(_rules)
+    rules = ask(_rules)
     found = [
         _row(str(rule.scope), rule.kind, allowed_text(rule.allowed), "operators" if said else "default")
         for rule, said in rules.all()
@@ -181,7 +164,7 @@ def assign(organization: str, name: str | None, by: str) -> None:
             raise ConfigError(
                 f"expected the id of an organization and the name of a plan, got {identifier!r}"
             )
-    _ask(lambda control: control.say({ASSIGNED + organization: name}, None if name else HEARD_WITHIN, by=by))
+    ask(lambda control: control.say({ASSIGNED + organization: name}, None if name else HEARD_WITHIN, by=by))
     click.echo(f"{organization} has {f'plan {name}' if name else 'no plan'} now")
 
 
@@ -199,7 +182,7 @@ def lift(provider: str) -> None:
             await admission.close()
 
     _scope(None, None, provider, None)
-    _run(do())
+    run(do())
     click.echo(f"jobs of {provider} are admitted again")
 
 
@@ -210,20 +193,7 @@ def lift(provider: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def audit(limit: int, as_json: bool) -> None:
     """List who changed which limit, when, from what to what; the latest last."""
-    changes: list[Change] = _ask(lambda control: control.changes(CHANGES_KEPT))
-    about_limits = [one for one in changes if one.name.startswith((RULE, ASSIGNED))]
-    rows = [
-        {
-            "at": one.at.isoformat(timespec="seconds"),
-            "by": one.by,
-            "what": one.name,
-            "was": one.was,
-            "now": one.now,
-        }
-        for one in about_limits[-limit:]
-    ]
-    columns = {name: itemgetter(name) for name in ("at", "by", "what", "was", "now")}
-    Answer(rows, columns, "no changes").show(as_json)
+    show_changes(limit, as_json, RULE, ASSIGNED)
 
 
 def _scope(
@@ -260,20 +230,18 @@ def _say(scope: Scope, stated: Mapping[str, str | None], by: str) -> None:
             f"say how much is allowed: one of {', '.join(f'--{kind}' for kind in KINDS)}, or several"
         )
     values = {rule.name: allowed_text(rule.allowed) for rule in rules}
-    _ask(lambda control: control.say(values, None, by=by))
+    ask(lambda control: control.say(values, None, by=by))
     for rule in rules:
         click.echo(f"{rule.scope}: {rule.kind} {allowed_text(rule.allowed)}")
 
 
 def _take_back(scope: Scope, kind: str | None, by: str) -> None:
     found = [
-        rule
-        for rule, said in _ask(_rules).all()
-        if said and rule.scope == scope and kind in (None, rule.kind)
+        rule for rule, said in ask(_rules).all() if said and rule.scope == scope and kind in (None, rule.kind)
     ]
     if not found:
         raise ConfigError(f"nothing was set for {scope}" + (f" of kind {kind}" if kind else ""))
-    _ask(lambda control: control.say({rule.name: None for rule in found}, HEARD_WITHIN, by=by))
+    ask(lambda control: control.say({rule.name: None for rule in found}, HEARD_WITHIN, by=by))
     for rule in found:
         click.echo(f"{scope}: no longer {rule.kind} {allowed_text(rule.allowed)}")
 
@@ -282,21 +250,6 @@ async def _rules(control: Control) -> Rules:
     rules = Rules(own_rules())
     rules.hear(await Listener(control).news())
     return rules
-
-
-def _ask(question: Callable[[Control], Coroutine[None, None, T]]) -> T:
-    async def ask() -> T:
-        async with control_of(settings()) as control:
-            return await question(control)
-
-    return _run(ask())
-
-
-def _run(work: Coroutine[None, None, T]) -> T:
-    try:
-        return asyncio.run(work)
-    except AdmissionUnavailable as error:
-        raise click.ClickException(str(error)) from error
 
 
 def register(main: click.Group) -> None:

@@ -5,7 +5,20 @@ import sys
 
 import click
 
-from cli import cancel, limits, publish, replay, schemas, topics, tracking
+from cli import (
+    cancel,
+    control,
+    limits,
+    orgs,
+    pauses,
+    publish,
+    replay,
+    schemas,
+    topics,
+    tracking,
+    why,
+    workers,
+)
 from streams.errors import StreamsError
 from streams.queues import WORKER_TYPES
 from streams.settings import check_worker_type, settings
@@ -38,5 +51,8 @@ def worker(worker_type: str | None) -> None:
     os.execv(sys.executable, arguments)
 
 
-for module in (publish, cancel, limits, topics, tracking, replay, schemas):
+MODULES = (
+    publish, cancel, why, limits, pauses, orgs, workers, control, topics, tracking, replay, schemas,
+)  # fmt: skip
+for module in MODULES:
     module.register(main)

@@ -26,6 +26,7 @@ from ratelimit.admission import (
     fence,
     identity,
 )
+from ratelimit.views import Known, Left, Views
 
 __all__ = [
     "Admission",
@@ -37,14 +38,17 @@ __all__ = [
     "Duplicate",
     "Gate",
     "InLine",
+    "Known",
     "Lease",
     "Leased",
+    "Left",
     "Limit",
     "Limited",
     "Limits",
     "Mark",
     "Released",
     "Run",
+    "Views",
     "Waiting",
     "fence",
     "identity",

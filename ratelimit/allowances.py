@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from itertools import accumulate
 
 from ratelimit.admission import EPOCH, MICROSECOND, Concurrency, Gate, Limit, Limited, Limits
+from ratelimit.views import Left, gate_left, places_left, rate_left
 
 
 @dataclass(slots=True)
@@ -96,6 +97,17 @@ class Allowances:
             held = self._places[name].get(token)
             live = held is not None and held.until > now
             self._places[name][token] = Places(held.count if held is not None and live else count, until)
+
+    def left(self, limit: Limit | Concurrency | Gate, now: datetime) -> Left:
+        """Return what is left of a limit."""
+        match limit:
+            case Limit():
+                return rate_left(limit, self._full_at_us.get(limit.name, 0), now)
+            case Concurrency():
+                held = [(one.count, one.until) for one in self._places[limit.name].values()]
+                return places_left(limit, held, now)
+            case Gate():
+                return gate_left(limit, self._shut.get(limit.name, EPOCH), now)
 
     def free_all_places(self) -> None:
         """Let nobody hold a place."""

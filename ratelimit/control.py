@@ -6,7 +6,7 @@ So asking costs one command while nothing is said, and as much as there is news 
 number of things said before makes it dearer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -68,6 +68,14 @@ class Control(Protocol):
         """
         ...
 
+    async def answer(self, question: str, worker: str, text: str, keep: timedelta) -> None:
+        """Keep what a worker answers to a question that was said, for so long."""
+        ...
+
+    async def answers(self, question: str, workers: Sequence[str]) -> dict[str, str]:
+        """Return what those of the workers have answered that have, by worker."""
+        ...
+
     async def close(self) -> None:
         """Release what the connection holds."""
         ...
@@ -102,6 +110,7 @@ class ModelControl:
         self._clock = clock
         self._said: dict[str, Said] = {}
         self._changes: list[Change] = []
+        self._answers: dict[tuple[str, str], tuple[str, datetime]] = {}
 
     async def say(self, values: Mapping[str, str | None], keep: timedelta | None, *, by: str = "") -> None:
         """Say something under each name, or take it back with None, for as long as `keep`, or for ever."""
@@ -126,6 +135,17 @@ class ModelControl:
         """Return the latest changes that were said by somebody, the latest last."""
         return self._changes[-count:]
 
+    async def answer(self, question: str, worker: str, text: str, keep: timedelta) -> None:
+        """Keep what a worker answers to a question that was said, for so long."""
+        now = self._clock()
+        self._answers = {name: one for name, one in self._answers.items() if one[1] > now}
+        self._answers[question, worker] = text, now + keep
+
+    async def answers(self, question: str, workers: Sequence[str]) -> dict[str, str]:
+        """Return what those of the workers have answered that have, by worker."""
+        found = {one: self._answers.get((question, one), ("", EPOCH)) for one in workers}
+        return {worker: text for worker, (text, until) in found.items() if until > self._clock()}
+
     async def close(self) -> None:
         """Forget nothing: there is nothing to release."""
 
@@ -133,6 +153,7 @@ class ModelControl:
         """Lose everything, as Redis does on FLUSHALL."""
         self._said.clear()
         self._changes.clear()
+        self._answers.clear()
 
 
 class RedisControl:
@@ -153,6 +174,7 @@ class RedisControl:
     ) -> None:
         self._server = Server(pool, timeout)
         self._keys = [f"{{{prefix}}}:control:{part}" for part in ("versions", "values", "ends", "changes")]
+        self._answer_prefix = f"{{{prefix}}}:answer:"
         self._control, self._news = Script("control"), Script("news")
         self._clock = clock
 
@@ -188,6 +210,21 @@ class RedisControl:
         """Return the latest changes that were said by somebody, the latest last."""
         found = await self._server.execute("XREVRANGE", self._keys[3], "+", "-", "COUNT", count)
         return [_change(fields) for _, fields in reversed(found)]
+
+    async def answer(self, question: str, worker: str, text: str, keep: timedelta) -> None:
+        """Keep what a worker answers to a question that was said, for so long."""
+        key = f"{self._answer_prefix}{question}:{worker}"
+        await self._server.execute("SET", key, text, "PX", max(keep // MILLISECOND, 1))
+
+    async def answers(self, question: str, workers: Sequence[str]) -> dict[str, str]:
+        """Return what those of the workers have answered that have, by worker."""
+        if not workers:
+            return {}
+        keys = [f"{self._answer_prefix}{question}:{worker}" for worker in workers]
+        found = await self._server.execute("MGET", *keys)
+        return {
+            worker: text.decode() for worker, text in zip(workers, found, strict=True) if text is not None
+        }
 
     async def close(self) -> None:
         """Close the connections."""

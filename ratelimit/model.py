@@ -16,6 +16,7 @@ from ratelimit.admission import (
     InLine,
     Lease,
     Leased,
+    Limits,
     Mark,
     Plans,
     Released,
@@ -23,6 +24,7 @@ from ratelimit.admission import (
     Waiting,
 )
 from ratelimit.allowances import Allowances
+from ratelimit.views import Known, Left
 
 
 def utc_now() -> datetime:
@@ -111,6 +113,25 @@ class ModelAdmission:
         self._workers[worker] = now + keep
         self._workers = {name: until for name, until in self._workers.items() if until > now}
         return sorted(self._workers, key=lambda name: (self._workers[name], name))
+
+    async def known(self, identity: str) -> Known | None:
+        """Return what the ledger knows of a job, by its identity; None when that is nothing."""
+        entry = self._entry(identity, self._clock())
+        if entry is None:
+            return None
+        if entry.state == "done":
+            return Known("done")
+        until = entry.until if entry.state == "leased" else None
+        return Known(entry.state, entry.fence, entry.crashes, until)
+
+    async def left(self, limits: Limits) -> list[Left]:
+        """Return what is left of each limit, in their order."""
+        return [self._allowances.left(limit, self._clock()) for limit in limits]
+
+    async def living(self) -> list[str]:
+        """Return the workers that said they live and whose word still holds."""
+        now = self._clock()
+        return sorted(name for name, until in self._workers.items() if until > now)
 
     async def now(self) -> datetime:
         """Return what time it is for the ledger."""

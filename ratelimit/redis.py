@@ -24,6 +24,7 @@ from ratelimit.admission import (
     Leased,
     Limit,
     Limited,
+    Limits,
     Mark,
     Places,
     Plans,
@@ -33,6 +34,7 @@ from ratelimit.admission import (
 )
 from ratelimit.connection import pool_of
 from ratelimit.server import TIMEOUT, Script, Server
+from ratelimit.views import Known, Left, gate_left, places_left, rate_left
 
 BATCH_MAX: Final = 1_000
 """Jobs per round trip: the whole server waits while a script runs, so a longer batch goes in parts."""
@@ -210,6 +212,36 @@ class RedisAdmission:
             return self._clock()
         seconds, microseconds = await self._server.execute("TIME")
         return EPOCH + timedelta(seconds=int(seconds), microseconds=int(microseconds))
+
+    async def known(self, identity: str) -> Known | None:
+        """Return what the ledger knows of a job, by its identity; None when that is nothing."""
+        value = await self._server.execute("GET", self._job_prefix + identity)
+        return None if value is None else Known.of_text(value.decode())
+
+    async def left(self, limits: Limits) -> list[Left]:
+        """Return what is left of each limit, in their order."""
+        now = await self.now()
+        return [await self._left(limit, now) for limit in limits]
+
+    async def _left(self, limit: Limit | Concurrency | Gate, now: datetime) -> Left:
+        key = self._limit_prefix + limit.name
+        if isinstance(limit, Concurrency):
+            kept = await self._server.execute("HGETALL", key)
+            # By the protocol of the connection, a map or a list. The sum of places is a number alone.
+            values = [value.split() for value in (kept.values() if isinstance(kept, dict) else kept[1::2])]
+            held = [value for value in values if len(value) == 2]
+            places = [(int(count), EPOCH + int(ends_ms) * MILLISECOND) for count, ends_ms in held]
+            return places_left(limit, places, now)
+        kept_us = int(await self._server.execute("GET", key) or 0)
+        if isinstance(limit, Limit):
+            return rate_left(limit, kept_us, now)
+        return gate_left(limit, EPOCH + kept_us * MICROSECOND, now)
+
+    async def living(self) -> list[str]:
+        """Return the workers that said they live and whose word still holds."""
+        now_ms = (await self.now() - EPOCH) // MILLISECOND
+        found = await self._server.execute("ZRANGEBYSCORE", self._workers, f"({now_ms}", "+inf")
+        return [name.decode() for name in found]
 
     async def ping(self) -> None:
         """Return when the server answers; raise AdmissionUnavailable when it does not."""

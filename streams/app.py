@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -52,6 +53,7 @@ class App(faust.App):
     BootStrategy = BootStrategy
 
     worker: Worker
+    draining = False
     worker_type: WorkerType
     settings: Settings
 
@@ -99,7 +101,7 @@ class App(faust.App):
         self.worker.start()
         _calm_the_collector()
         self.forwarder = RetryForwarder(
-            settings, clock=self.worker.clock, cancelled=self.worker.cancellations.cover
+            settings, clock=self.worker.clock, cancelled=self.worker.operators.cancellations.cover
         )
         self.forwarder.start()
         broker = Broker(settings)
@@ -112,10 +114,24 @@ class App(faust.App):
         if settings.stalled_exit:
             self.watchdog.start()
         self.add_future(self._watch())
+        self.add_future(self._drain())
         self.add_future(self._watch_progress())
 
     async def _watch(self) -> None:
         await self.crash(await self.worker.failure)
+
+    async def _drain(self) -> None:
+        """End when an operator says so: others get the partitions first, then what runs has its time to end.
+
+        SIGTERM meanwhile ends the worker as at any other time.
+        """
+        drain = await self.worker.live.drain
+        log.warning("drained by %s: what runs has %s to end", drain.by, drain.grace)
+        self.draining = True
+        await cast(Consumer, self.consumer).leave()
+        await self.worker.hand_over(drain.grace)
+        self.draining = False
+        signal.raise_signal(signal.SIGTERM)
 
     async def _watch_progress(self) -> None:
         """Look once per second whether the worker goes on, and end it when only that helps.
@@ -136,12 +152,17 @@ class App(faust.App):
     async def _membership(self) -> str | None:
         if self.should_stop:
             return "the worker is stopping"
+        if self.draining:
+            return "the worker is drained"
         if not cast(Consumer, self.consumer).assignments:
             return "no partitions were assigned yet"
         return None
 
     async def on_stop(self) -> None:
         await super().on_stop()
+        if self.draining:
+            # Without partitions, Faust has not waited for what runs.
+            await self.worker.hand_over(self.settings.shutdown_grace)
         if hasattr(self, "health"):
             await self.health.stop()
             await self.forwarder.stop()

@@ -1,31 +1,22 @@
-"""Which jobs are cancelled, as far as this worker has heard, and what becomes of those that have not begun."""
+"""Which jobs are cancelled, as far as this worker has heard."""
 
-import asyncio
 import heapq
 import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Self
 
-from ratelimit import Admission, AdmissionUnavailable, Answer, Candidate, Duplicate, Run
 from ratelimit.control import Said
 from streams.delivery import Delivery
-from streams.outcome import Attempt, Cancelled
-from streams.queues import Queue
-from streams.settle import Settlement
+from streams.outcome import Cancelled
 
 log = logging.getLogger(__name__)
 
 PREFIX = "cancel:"
 """What the names of cancels begin with, among all that operators say."""
-
-BATCH = 200
-
-ASK_AGAIN = timedelta(seconds=1)
-"""How soon a cancelled delivery whose job runs elsewhere asks again: that worker has heard of the cancel, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +61,21 @@ class Cancellations:
 
     def __init__(self) -> None:
         self.known: dict[str, Cancel] = {}
-        self.heard = 0
-        """How often something was heard."""
         self._ends: list[tuple[datetime, str]] = []
 
     def hear(self, news: Iterable[Said], now: datetime) -> bool:
         """Take what was said, forget what has ended, and return whether there was a cancel among it."""
-        before = self.heard
+        heard = False
         for said in news:
             if said.name.startswith(PREFIX):
                 self._take(said)
-                self.heard += 1
+                heard = True
         while self._ends and self._ends[0][0] <= now:
             until, name = heapq.heappop(self._ends)
             # One that was said again has a later end.
             if name in self.known and self.known[name].until == until:
                 del self.known[name]
-        return self.heard > before
+        return heard
 
     def _take(self, said: Said) -> None:
         if said.value is None:
@@ -115,64 +104,3 @@ class Cancellations:
         )
         cancel = self.known.get(name_of(organization_id, job_id))
         return cancel is not None and cancel.covers(replay_id)
-
-
-class Unbegun:
-    """Deliveries of one queue that are cancelled and have not begun.
-
-    Each is leased before it is settled, so that nobody runs it meanwhile and one worker tells its end; but for
-    no limit: what does not run waits for none and takes nothing of it.
-    """
-
-    def __init__(self, queue: Queue, admission: Admission, settlement: Settlement, *, closed: bool) -> None:
-        self._queue = queue
-        self._closed = closed
-        self._admission = admission
-        self._settlement = settlement
-        self._waiting: dict[Delivery, Cancelled] = {}
-        self._wake = asyncio.Event()
-
-    def add(self, delivery: Delivery, outcome: Cancelled) -> None:
-        """Take a delivery that holds no lease."""
-        self._waiting[delivery] = outcome
-        self._wake.set()
-
-    def leave(self) -> None:
-        """Give up those whose partition is gone."""
-        self._waiting = {one: outcome for one, outcome in self._waiting.items() if not one.offsets.gone}
-
-    async def run(self) -> None:
-        """Settle what is taken until cancelled."""
-        while True:
-            await self._next()
-            waiting, self._waiting = list(self._waiting.items()), {}
-            for start in range(0, len(waiting), BATCH):
-                await self._settle(dict(waiting[start : start + BATCH]))
-
-    async def _next(self) -> None:
-        try:
-            async with asyncio.timeout(ASK_AGAIN.total_seconds() if self._waiting else None):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
-        self._wake.clear()
-
-    async def _settle(self, batch: dict[Delivery, Cancelled]) -> None:
-        candidates = [Candidate(one.identity, one.fence()) for one in batch]
-        try:
-            answers: list[Answer] = await self._admission.admit(candidates)
-        except AdmissionUnavailable as error:
-            if self._closed:
-                log.warning("%d cancelled jobs of %s wait for Redis: %s", len(batch), self._queue.name, error)
-                self._waiting |= batch
-                return
-            answers = [Run("", 0)] * len(batch)
-        for (delivery, outcome), answer in zip(batch.items(), answers, strict=True):
-            match answer:
-                case Run(token):
-                    delivery.token = token
-                    self._settlement.finish(delivery, outcome, Attempt(), None)
-                case Duplicate():
-                    self._settlement.drop(delivery)
-                case _ if not delivery.offsets.gone:
-                    self._waiting[delivery] = outcome

@@ -90,7 +90,7 @@ async def cancel(
         await control.say(_said(organization_id, cancels), keep)
     except AdmissionUnavailable as error:
         raise NotCancelled(f"no worker was told to cancel: {error}") from error
-    known = await asyncio.to_thread(_known, database_url, organization_id, list(cancels))
+    known = await asyncio.to_thread(known_jobs, database_url, organization_id, list(cancels))
     if known is None:
         return [Cancellation(organization_id, job_id, False) for job_id in cancels]
     waiting = [job for job in known.values() if job.status not in (*FINAL, Status.RUNNING)]
@@ -136,7 +136,9 @@ def _said(organization_id: str, cancels: Mapping[str, Cancel]) -> dict[str, str 
     return {name_of(organization_id, job_id): cancel.text() for job_id, cancel in cancels.items()}
 
 
-def _known(database_url: str | None, organization_id: str, job_ids: Sequence[str]) -> "dict[str, Job] | None":
+def known_jobs(
+    database_url: str | None, organization_id: str, job_ids: Sequence[str]
+) -> "dict[str, Job] | None":
     """Return the jobs that the store knows; None without a store, or when it does not answer."""
     if database_url is None:
         return None

@@ -7,6 +7,7 @@ StreamsError
 │   ├── BacklogFull      an organization has as many unfinished jobs as it may; says when to try again
 │   └── NotAccepted      the broker did not confirm in time; says what was and what was not accepted
 ├── NotCancelled         Redis did not answer, so the workers were not told; cancel again
+├── UnknownJob           nobody who was asked knows of the job
 ├── InvalidRecord        a record breaks docs/reference/wire-format.md
 └── JobError             what a handler may raise
     ├── Transient        retry with backoff, logged at INFO; may name its own delay
@@ -75,6 +76,10 @@ class NotAccepted(PublishError):
 
 class NotCancelled(StreamsError):
     """The workers could not be told to cancel; cancelling again is harmless."""
+
+
+class UnknownJob(StreamsError):
+    """Nobody who was asked knows of a job; the message says who was asked."""
 
 
 class InvalidRecord(StreamsError):

@@ -1,4 +1,4 @@
-"""Answer on a worker's own port: is it live (`GET /health`), can it work (`GET /ready`)?
+"""Answer on a worker's own port: is it live (`GET /health`), can it work (`GET /ready`), and its `GET /metrics`.
 
 A worker that is not live is helped by a new start, one that is not ready by whatever it waits for.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ratelimit import AdmissionUnavailable
 from streams.errors import ConfigError
+from streams.metrics import page
 from streams.progress import LifeSign, Progress
 from streams.settings import HEALTH_PORTS, Settings
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 CACHED = timedelta(seconds=1)
 
 Check = Callable[[], Awaitable[str | None]]
@@ -195,11 +197,14 @@ class HealthServer:
                 while (await reader.readline()).strip():
                     continue
             path = line.split()[1].decode("ascii", "replace") if len(line.split()) > 1 else ""
-            status, body = await self._state(path)
-            data = json.dumps(body).encode()
+            if path == "/metrics":
+                status, kind, data = 200, PROMETHEUS, page(self._worker)
+            else:
+                status, body = await self._state(path)
+                kind, data = "application/json", json.dumps(body).encode()
             reason = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}[status]
             writer.write(
-                f"HTTP/1.0 {status} {reason}\r\nContent-Type: application/json\r\n"
+                f"HTTP/1.0 {status} {reason}\r\nContent-Type: {kind}\r\n"
                 f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode()
                 + data
             )
@@ -215,7 +220,7 @@ class HealthServer:
             return self._live(worker)
         if path == "/ready":
             return await self._ready(worker)
-        return 404, {"error": "expected GET /health or GET /ready"}
+        return 404, {"error": "expected GET /health, GET /ready or GET /metrics"}
 
     def _live(self, worker: Mapping[str, object]) -> tuple[int, Mapping[str, object]]:
         queues = {

@@ -15,6 +15,10 @@ from streams.surplus import Skipped
 AGE = timedelta(seconds=30)
 """One step of priority is worth so much waiting: nothing that was published later than nine of them overtakes."""
 
+ZERO = timedelta(0)
+NOT_DUE, LEASED_ELSEWHERE, NO_LEDGER = "not due", "leased elsewhere", "no ledger"
+"""What holds a delivery in the window when no limit does; the names of limits have a colon."""
+
 _AGE_SECONDS = AGE.total_seconds()
 _sequence = count()
 
@@ -104,6 +108,7 @@ class Lane:
 
     __slots__ = (
         "bytes",
+        "held_by",
         "idle",
         "levels",
         "organization",
@@ -133,6 +138,8 @@ class Lane:
         """Its entry among the lanes that are served, the only one that counts."""
         self.until: datetime | None = None
         """Nothing is taken until then."""
+        self.held_by = ""
+        """What it was held by last, such as the name of a limit."""
         self.pause = 0.0
         """For how many seconds it was held last: about how often a limit lets one of it through."""
         self.skipped: Skipped | None = None

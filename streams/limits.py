@@ -6,6 +6,7 @@ For each set of dimensions that some rule states, that is the most specific one 
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
@@ -43,6 +44,12 @@ class DeliveryLimits:
         self._shared: dict[str, Limit | Concurrency | Gate] = {}
         self._pushed: dict[str, float] = {}
         self._push = asyncio.Event()
+        self.refusals: Counter[tuple[str, str, str]] = Counter()
+        """How often a limit refused a job: by queue, kind of the limit, and what it holds back."""
+
+    def refused(self, queue_name: str, by: str) -> None:
+        """Count that a limit refused a job."""
+        self.refusals[queue_name, by.partition(":")[0], holds(by)] += 1
 
     def of(self, handler: Handler, organization: str) -> Held:
         """Return the limits and the cost of a delivery; the same tuple for all that are held to the same."""

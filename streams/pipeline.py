@@ -23,15 +23,16 @@ from ratelimit import (
     Run,
 )
 from ratelimit.local import Refuses
-from schemas.codec import Codec, NotAvro, UnknownSchema
+from schemas.codec import Codec
 from streams.breaker import Breakers
-from streams.cancellation import Cancellations, Unbegun
-from streams.delivery import Delivery, Record, read
-from streams.errors import InvalidRecord
+from streams.delivery import Delivery, Record
 from streams.execution import Execution
+from streams.intake import Intake
+from streams.lanes import LEASED_ELSEWHERE, NO_LEDGER
 from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits, holds, is_place
 from streams.offsets import PartitionOffsets
+from streams.operators import Operators
 from streams.order import Order
 from streams.outcome import Attempt
 from streams.quarantine import Quarantine
@@ -39,6 +40,7 @@ from streams.queues import SHORTEST_DELAY, OnRedisDown, Queue
 from streams.refill import Reader, Refill
 from streams.runs import Runs
 from streams.settle import Settlement
+from streams.unbegun import Unbegun
 from streams.unledgered import Unledgered
 from streams.window import Window
 
@@ -76,7 +78,7 @@ class Pipeline:
         lifecycle: Lifecycle,
         window: Window,
         reader: Reader,
-        cancellations: Cancellations,
+        operators: Operators,
         limits: DeliveryLimits,
         local: Callable[[], Refuses],
         on_redis_down: OnRedisDown,
@@ -87,15 +89,16 @@ class Pipeline:
     ) -> None:
         self.queue = queue
         self.window = window
-        self.refill = Refill(queue.topic, window.surplus, reader, self._take_back)
-        self._codec = codec
+        self.refill = Refill(queue.topic, window.surplus, reader, self._take_back, lambda: settlement.full)
         self._admission = admission
         self._settlement = settlement
-        self._cancellations = cancellations
-        self.unbegun = Unbegun(queue, admission, settlement, closed=on_redis_down == "closed")
+        self._operators = operators
+        self.unbegun = Unbegun(
+            queue, operators, admission, settlement, closed=on_redis_down == "closed", clock=clock
+        )
         self._lease = lease
         self._clock = clock
-        self._asking = False
+        self.asking: Sequence[Delivery] = ()
         self._rounds = 0
         self._wake = asyncio.Event()
         self._taking = True
@@ -123,65 +126,26 @@ class Pipeline:
             aside=self._steps_aside,
             again=self.ask_again,
         )
+        self._intake = Intake(
+            queue, codec, window, settlement, operators, self.unbegun, self.runs, self.refill, clock
+        )
 
     # -- in ---------------------------------------------------------------------------------------------
 
     def take(self, records: Iterable[Record], offsets: PartitionOffsets) -> None:
         """Put records into the window, or skip them; those that cannot run are settled otherwise at once."""
-        if not self._taking:
-            return
-        now = self._clock()
-        orphaned, surplus, covered = self.runs.orphaned, self.window.surplus, self._cancellations.cover
-        skipping = surplus.lanes
-        for record in records:
-            if not offsets.read(record.offset):
-                continue
-            if orphaned and self.runs.adopt(record.offset, offsets):
-                continue
-            if (
-                skipping
-                and (lane := skipping.get(record.key or b""))
-                and surplus.skipped_unread(lane, record, offsets, covered)
-            ):
-                continue
-            self._take(record, offsets, now, self.window.offer)
-        self._wake.set()
-        if skipping:
-            self.refill.wake()
+        if self._taking:
+            self._intake.take(records, offsets)
+            self._wake.set()
 
     def _take_back(self, records: Iterable[Record], offsets: PartitionOffsets) -> None:
-        """Put records that were skipped into the window."""
-        now = self._clock()
-        for record in records:
-            self._take(record, offsets, now, self.window.add)
+        self._intake.take_back(records, offsets)
         self._wake.set()
-
-    def _take(
-        self, record: Record, offsets: PartitionOffsets, now: datetime, add: Callable[[Delivery], object]
-    ) -> None:
-        try:
-            delivery = read(self.queue, record, offsets, self._codec)
-        except UnknownSchema as error:
-            self._settlement.await_schema(self.queue, record, offsets, error)
-        except (InvalidRecord, NotAvro) as error:
-            self._settlement.refuse(self.queue, record, offsets, error)
-        except Exception as error:
-            # No bytes that someone sends may end the worker: it would read them again, and end again.
-            log.exception("%s/%s could not be read", self.queue.topic, record.offset)
-            self._settlement.refuse(self.queue, record, offsets, error)
-        else:
-            due = delivery.not_before
-            if self._cancellations.known and self._give_up(delivery):
-                self.window.depart(delivery)
-            elif due is not None and due - now >= SHORTEST_DELAY:
-                self._settlement.send_back(delivery, now, due)
-            elif due is not None and due > now:
-                self.window.hold(delivery, due)
-            else:
-                add(delivery)
 
     def make_way(self, held_up: Iterable[PartitionOffsets], far: Iterable[PartitionOffsets]) -> None:
         """Put aside what holds back the positions of partitions and cannot run soon; called once per flush."""
+        if self.unbegun.queue_is_paused:
+            return
         now = self._clock()
         for delivery, due in self.window.step_aside(held_up, far, now):
             self._settlement.postpone(delivery, now, due, MAKES_WAY)
@@ -197,16 +161,16 @@ class Pipeline:
         """Ask admission for batch after batch until the pipeline is stopped."""
         while self._taking:
             wanted = self.runs.wanted()
-            if wanted <= 0:
-                # Until a slot is free, nothing that is released in the window matters.
+            if wanted <= 0 or self.unbegun.queue_is_paused:
+                # Until a slot is free, or the queue goes on, nothing that is released in the window matters.
                 await self._wait(None)
             elif candidates := self.window.next(wanted, self._clock()):
-                heard = self._cancellations.heard
+                heard = self._operators.heard
                 if self._breakers.open:
                     candidates = [one for one in candidates if not self._steps_aside(one)]
                 await (self._ask(candidates) if candidates else asyncio.sleep(0))
-                if self._cancellations.heard != heard:
-                    self.cancel()
+                if self._operators.heard != heard:
+                    self.obey()
             else:
                 await self._wait(self.window.wakes_at())
 
@@ -230,7 +194,7 @@ class Pipeline:
         return True
 
     async def _ask(self, batch: Sequence[Delivery]) -> None:
-        self._asking = True
+        self.asking = batch
         try:
             if any(one.ordering_key for one in batch):
                 batch = await self._order.firsts(batch, self._clock())
@@ -256,7 +220,7 @@ class Pipeline:
         else:
             self._note_ledger("")
         finally:
-            self._asking = False
+            self.asking = ()
             self._rounds += 1
         self._sort(batch, candidates, answers, leased_until)
 
@@ -265,7 +229,7 @@ class Pipeline:
         self.window.put_back([one for one in batch if not one.offsets.gone])
         for delivery in (one for one in batch if one.offsets.gone):
             self.window.let_go(delivery)
-        self.window.hold_all(self._clock() + REDIS_RETRY)
+        self.window.hold_all(self._clock() + REDIS_RETRY, by=NO_LEDGER)
 
     def _note_ledger(self, trouble: str) -> None:
         """Say once that the ledger is away, and once that it is back."""
@@ -292,6 +256,9 @@ class Pipeline:
                         self._settlement.give_back(delivery)
                         self.window.let_go(delivery)
                         continue
+                    if token and self._unledgered.some and self._unledgered.knows(delivery):
+                        self._ran_unledgered(delivery, now)
+                        continue
                     self.runs.add(delivery)
                 case Duplicate():
                     self.window.refund(delivery)
@@ -302,26 +269,36 @@ class Pipeline:
                 case Leased(retry_after):
                     self._await_lease(delivery, now, retry_after)
                 case Limited(retry_after, by):
+                    self._limits.refused(self.queue.name, by)
                     if is_place(by):
                         retry_after, self._awaits_place = min(retry_after, PLACE_RETRY), True
                     match holds(by):
                         case "delivery":
-                            self.window.hold(delivery, now + min(retry_after, SINGLE_RETRY))
+                            self.window.hold(delivery, now + min(retry_after, SINGLE_RETRY), by)
                             continue
                         case "organization":
                             until = now + retry_after
-                            self.window.hold_lane(delivery.organization_id, until, pause=retry_after)
+                            self.window.hold_lane(delivery.organization_id, until, pause=retry_after, by=by)
                         case "all":
-                            self.window.hold_all(now + retry_after, pause=retry_after)
+                            self.window.hold_all(now + retry_after, pause=retry_after, by=by)
                     limited.append(delivery)
         self.window.put_back(limited)
+
+    def _ran_unledgered(self, delivery: Delivery, now: datetime) -> None:
+        """See to a delivery that was leased, though its like runs here, or ran, from when the ledger was away."""
+        if self.runs.lend(delivery):
+            delivery.token, delivery.leased_until, delivery.limits = "", math.inf, ()
+            self._await_lease(delivery, now, LEASED_RETRY)
+        else:
+            self.window.refund(delivery)
+            self._breakers.release(delivery)
+            self._settlement.drop(delivery)
 
     def place_freed(self) -> None:
         """Ask again for what waits for a place, as one may be free now."""
         if self._awaits_place:
             self._awaits_place = False
-            self.window.reopen()
-            self._wake.set()
+            self.limits_changed()
 
     def limits_changed(self) -> None:
         """Ask again for what the limits of before held back."""
@@ -332,28 +309,22 @@ class Pipeline:
         self._breakers.release(delivery)
         delivery.waits += 1
         if delivery.waits <= LEASED_WAITS and delivery.not_before is None:
-            self.window.hold(delivery, now + min(retry_after, LEASED_RETRY))
+            self.window.hold(delivery, now + min(retry_after, LEASED_RETRY), LEASED_ELSEWHERE)
         else:
             due = now + max(retry_after, SHORTEST_DELAY)
             self.window.refund(delivery)
             self._settlement.postpone(delivery, now, due, "its job runs elsewhere")
 
-    # -- cancelling -------------------------------------------------------------------------------------
+    # -- what operators say -----------------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Give up what is cancelled and waits here, and stop what runs."""
-        find = self._cancellations.of
-        for delivery in self.window.take_out(lambda one: find(one) is not None):
+    def obey(self) -> None:
+        """Do what operators have said to what is here: some of it ends, some steps aside, a paused queue goes on."""
+        now = self._clock()
+        for delivery in self.window.take_out(self._operators.withhold):
             self.window.depart(delivery)
-            self._give_up(delivery)
-        self.runs.cancel(find)
-
-    def _give_up(self, delivery: Delivery) -> bool:
-        """Return whether a delivery without a lease is cancelled, and see to its end if so."""
-        cancel = self._cancellations.of(delivery)
-        if cancel is not None:
-            self.unbegun.add(delivery, cancel.outcome(delivery))
-        return cancel is not None
+            self.unbegun.withhold(delivery, now)
+        self.runs.end(self._operators.end_of)
+        self._wake.set()
 
     # -- leases and leaving -----------------------------------------------------------------------------
 
@@ -362,8 +333,10 @@ class Pipeline:
         delivery.token, delivery.leased_until, delivery.limits = "", math.inf, ()
         if delivery.offsets.gone:
             self.window.let_go(delivery)
-        elif not self._give_up(delivery):
-            self.window.hold(delivery, self._clock() + LEASED_RETRY)
+        elif self.unbegun.withhold(delivery, self._clock()):
+            self.window.refund(delivery)
+        else:
+            self.window.hold(delivery, self._clock() + LEASED_RETRY, LEASED_ELSEWHERE)
             self._wake.set()
 
     def leave(self, parted: Sequence[PartitionOffsets]) -> list[Mark]:
@@ -373,6 +346,16 @@ class Pipeline:
         self.window.drop(parted)
         self.unbegun.leave()
         return self.runs.leave(parted)
+
+    def keep_house(self) -> None:
+        """Look up weights that may have changed, and let what was used fade; called once per second."""
+        self.window.weigh()
+        self.runs.usage.fade(time.monotonic())
+
+    @property
+    def has_room(self) -> bool:
+        """Return whether more may be read: neither is the window full nor the whole queue paused."""
+        return not (self.window.full or self.unbegun.queue_is_paused)
 
     @property
     def rounds(self) -> int:
@@ -384,14 +367,14 @@ class Pipeline:
         """Return whether there is something to admit or to start now, and a slot for it."""
         if not self._taking or not self.runs.has_slot:
             return False
-        return self._asking or self.runs.is_ready or self.window.has_next(self._clock())
+        waits = not self.unbegun.queue_is_paused and self.window.has_next(self._clock())
+        return bool(self.asking) or self.runs.is_ready or waits
 
     @property
     def is_stuck(self) -> bool:
         """Return whether there is a slot, and of all that waits in the window nothing may run."""
-        return (
-            bool(self.window.records) and self.runs.has_slot and not (self.could_go_on or self.window.is_held)
-        )
+        waits = self.window.records and not (self.window.is_held or self.unbegun.queue_is_paused)
+        return bool(waits) and self.runs.has_slot and not self.could_go_on
 
     def stop(self) -> None:
         """Take and admit nothing more."""

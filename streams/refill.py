@@ -161,7 +161,10 @@ class KafkaReader:
 
 
 class Refill:
-    """Fills up the lanes of one queue that run low; `take` puts what was read back into the window."""
+    """Fills up the lanes of one queue that run low.
+
+    `take` puts what was read back into the window. Nothing is read while `full`: too much waits to be settled.
+    """
 
     def __init__(
         self,
@@ -169,11 +172,13 @@ class Refill:
         surplus: Surplus,
         reader: Reader,
         take: Callable[[Sequence[Record], PartitionOffsets], None],
+        full: Callable[[], bool],
     ) -> None:
         self._topic = topic
         self._surplus = surplus
         self._reader = reader
         self._take = take
+        self._full = full
         self._wake = asyncio.Event()
         self._stopped = False
         self.rounds = 0
@@ -191,7 +196,7 @@ class Refill:
     @property
     def could_go_on(self) -> bool:
         """Return whether a lane runs low of which something is skipped."""
-        return not self._stopped and self._surplus.low() is not None
+        return not (self._stopped or self._full()) and self._surplus.low() is not None
 
     async def run(self) -> None:
         """Read back what is needed until stopped."""
@@ -199,7 +204,7 @@ class Refill:
             if not self._surplus.lanes:
                 self._wake.clear()
                 await self._wake.wait()
-            elif (low := self._surplus.low()) is None:
+            elif self._full() or (low := self._surplus.low()) is None:
                 await asyncio.sleep(LOOK_EVERY.total_seconds())
             else:
                 await self._fill(*low)

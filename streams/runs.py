@@ -11,7 +11,6 @@ from typing import Any
 from providers.errors import RateLimited
 from ratelimit import Mark
 from streams.breaker import Breakers
-from streams.cancellation import Cancel
 from streams.delivery import Delivery
 from streams.execution import Execution, failed, judge
 from streams.jobs import Job
@@ -22,6 +21,7 @@ from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, 
 from streams.quarantine import SUSPECT_FROM, Quarantine
 from streams.settle import Settlement
 from streams.unledgered import Unledgered
+from streams.usage import Usage
 from streams.window import Window
 
 AHEAD = 200
@@ -109,6 +109,7 @@ class Runs:
         self._finished = 0
         self.rounds = 0
         """How many runs have ended."""
+        self.usage = Usage()
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -144,6 +145,16 @@ class Runs:
         return bool(self._ready)
 
     @property
+    def outages(self) -> list[str]:
+        """Return the job types whose jobs step aside for now, for want of their provider or of one of its hosts."""
+        return sorted(self._breakers.open)
+
+    @property
+    def slots(self) -> int:
+        """Return how many jobs run at once at most."""
+        return self._concurrency
+
+    @property
     def has_slot(self) -> bool:
         return self._started < self._concurrency
 
@@ -175,7 +186,9 @@ class Runs:
                 self._finished += 1
                 self.rounds += 1
                 self._leased.pop(running.delivery, None)
-                self._window.ended(running.delivery, time.monotonic() - began)
+                seconds = time.monotonic() - began
+                self._window.ended(running.delivery, seconds)
+                self.usage.add(running.delivery.organization_id, seconds)
                 self._freed.set()
                 self._changed.set()
             if self._finished % YIELD_EVERY == 0:
@@ -294,19 +307,20 @@ class Runs:
 
     # -- leases and leaving -----------------------------------------------------------------------------
 
-    def cancel(self, find: Callable[[Delivery], Cancel | None]) -> None:
-        """Stop what is cancelled, and end at once what has not begun."""
+    def end(self, find: Callable[[Delivery], Cancelled | DeadLetter | None]) -> None:
+        """End at once what operators say and has not begun, and stop what is cancelled and runs."""
         for delivery, running in list(self._leased.items()):
-            cancel = find(delivery)
-            if cancel is None:
+            outcome = find(delivery)
+            if outcome is None:
                 continue
-            if running.call is not None:
-                self._execution.stop(running.call, Cancelled(cancel.by))
-            else:
+            if running.call is None:
                 del self._leased[delivery]
                 self._window.refund(delivery)
-                self._settlement.finish(delivery, cancel.outcome(delivery), Attempt(), None)
+                self._breakers.release(delivery)
+                self._settlement.finish(delivery, outcome, Attempt(), None)
                 self._changed.set()
+            elif isinstance(outcome, Cancelled):
+                self._execution.stop(running.call, Cancelled(outcome.by))
 
     def leased(self) -> list[Delivery]:
         """Return the deliveries that hold a lease."""
@@ -349,6 +363,19 @@ class Runs:
         while self._leased:
             self._changed.clear()
             await self._changed.wait()
+
+    def lend(self, delivery: Delivery) -> bool:
+        """Hand the lease of a delivery to one of the same job that runs without; returns whether there is one."""
+        for running in self._leased:
+            if running.identity == delivery.identity and not running.token:
+                running.token, running.leased_until = delivery.token, delivery.leased_until
+                running.limits = delivery.limits
+                return True
+        return False
+
+    def all(self) -> list[Running]:
+        """Return what holds a lease, in the order of admission."""
+        return list(self._leased.values())
 
     def unfinished(self) -> list[Delivery]:
         """Return what is still running."""

@@ -8,6 +8,7 @@ fence in it tell a repeated delivery from a new one.
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -96,6 +97,8 @@ class Settlement:
         self.rounds = 0
         """How many batches were dealt with, whatever became of them."""
         self.memory_bytes: int | None = None
+        self.ended: defaultdict[tuple[str, type[Outcome]], int] = defaultdict(int)
+        """How many outcomes were taken, by queue and kind."""
 
     def finish(
         self, delivery: Delivery, outcome: Outcome, attempt: Attempt, started_at: datetime | None
@@ -106,6 +109,7 @@ class Settlement:
             reason = f"snoozed {delivery.snoozes} times, last because: {outcome.reason}"
             outcome = DeadLetter(reason, Failure.named("SnoozeLimit", reason))
         messages, end = self._routing.of(delivery, outcome, attempt, started_at, at, self.memory_bytes)
+        self.ended[delivery.queue.name, type(outcome)] += 1
         # What stepped aside before it was admitted has nothing to tell the ledger: the fence of its snooze will.
         unasked = started_at is None and not delivery.token and not isinstance(outcome, Cancelled)
         mark = None if unasked else Mark(delivery.identity, delivery.token, end, delivery.limits)
@@ -145,8 +149,14 @@ class Settlement:
         self._add(Ended([carried], delivery.offsets, delivery.offset))
 
     def drop(self, delivery: Delivery) -> None:
-        """Settle a delivery of a job that is finished or was taken over by a later delivery."""
+        """Settle a delivery that is spent: its job is finished, was taken over by a later one, or ran without lease."""
         ended = Ended([], delivery.offsets, delivery.offset)
+        if delivery.token:
+            spent = Waiting(delivery.fence() + "~")
+            ended.mark, ended.delivery = (
+                Mark(delivery.identity, delivery.token, spent, delivery.limits),
+                delivery,
+            )
         if delivery.ordering_key is not None:
             ended.ordered = delivery
         if self._rules.caps:
@@ -208,7 +218,12 @@ class Settlement:
     @property
     def full(self) -> bool:
         """Return whether so much waits to be durable that nothing more should be taken."""
-        return len(self._ended) + len(self._settling) + len(self._unmarked) >= UNSETTLED_BOUND
+        return self.unsettled >= UNSETTLED_BOUND
+
+    @property
+    def unsettled(self) -> int:
+        """Return how many outcomes wait to be durable."""
+        return len(self._ended) + len(self._settling) + len(self._unmarked)
 
     @property
     def has_outcomes(self) -> bool:

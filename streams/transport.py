@@ -210,7 +210,8 @@ class Consumer(driver.Consumer):
         await super().perform_seek()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        self._worker.assign(Partition(tp.topic, tp.partition) for tp in assigned)
+        if not self._left:
+            self._worker.assign(Partition(tp.topic, tp.partition) for tp in assigned)
         await super().on_partitions_assigned(assigned, generation_id)
         self.assignments += 1
 
@@ -246,6 +247,18 @@ class Consumer(driver.Consumer):
         await self._worker.hand_over(grace)
         await self.commit()
         self._worker.forget()
+
+    async def leave(self) -> None:
+        """Hand over all partitions and leave the group for good; what runs goes on, and ends in the ledger."""
+        while self.app.rebalancing:  # noqa: ASYNC110 - Faust tells nobody when that ends
+            await asyncio.sleep(FETCH_SECONDS_WHEN_FULL)
+        self.stop_flow()
+        await self._worker.stop_admitting()
+        await self.wait_empty()
+        self._left = True
+        await self._thread.call_thread(self._thread._ensure_consumer().unsubscribe)
+        # The fetching loop goes round, with nothing to fetch: the worker is well.
+        self.resume_flow()
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit the positions that moved; a failure is told and made up for by the next commit."""

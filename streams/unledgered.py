@@ -20,6 +20,10 @@ class Unledgered:
         self._fences: dict[str, str] = {}
         """Of each job that ran: the greatest fence."""
 
+    @property
+    def some(self) -> bool:
+        return bool(self._fences)
+
     def admit(
         self, batch: Sequence[Delivery], running: Collection[str], ask_again: timedelta
     ) -> list[Answer]:
@@ -28,13 +32,17 @@ class Unledgered:
         return [self._answer(one, here, ask_again) for one in batch]
 
     def _answer(self, delivery: Delivery, here: set[str], ask_again: timedelta) -> Answer:
-        name, fence = delivery.identity, delivery.fence()
+        name = delivery.identity
         if name in here:
             return Leased(ask_again)
-        if fence <= self._fences.get(name, ""):
+        if self.knows(delivery):
             return Duplicate()
         here.add(name)
         return Run("", 0)
+
+    def knows(self, delivery: Delivery) -> bool:
+        """Return whether a delivery ran here without a lease, or runs still: the ledger need not know of it."""
+        return delivery.fence() <= self._fences.get(delivery.identity, "")
 
     def ran(self, delivery: Delivery) -> None:
         """Remember a delivery that runs without a lease; one that may and does not leaves no trace."""

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import count
 
 from streams.delivery import Delivery
-from streams.lanes import Lane, Line, Lines
+from streams.lanes import ZERO, Lane, Line, Lines
 from streams.offsets import PartitionOffsets
 from streams.surplus import Surplus
 from streams.turns import OVERHEAD_SECONDS, Pace, Turns
@@ -51,9 +51,9 @@ class Window:
         self.turns = Turns()
         self._lines = Lines()
         self._waking: list[tuple[datetime, int, Lane | Line]] = []
-        self._held: list[tuple[datetime, int, Delivery]] = []
+        self._held: list[tuple[datetime, int, Delivery, str]] = []
         self._held_until: datetime | None = None
-        self._pause = 0.0
+        self._pause, self._held_by = 0.0, ""
         self.surplus = Surplus(self)
         self._pace = Pace()
         self.records = 0
@@ -78,7 +78,8 @@ class Window:
 
     def seconds_each(self, lane: Lane) -> float:
         """Return how often a lane is served, as far as can be told: by the slots, or by what limits them."""
-        shares = max(1.0, self.turns.weights / lane.weight)
+        serving = self.turns.weights + (0.0 if lane.turn is not None else lane.weight)
+        shares = max(1.0, serving / lane.weight)
         return max(max(self.seconds_per_job, self._pause) * shares, lane.pause)
 
     def offer(self, delivery: Delivery) -> bool:
@@ -179,11 +180,11 @@ class Window:
             if lane.until is None and lane.levels:
                 self.turns.give_back(lane, 2 * len(self._lanes) + 100)
 
-    def hold(self, delivery: Delivery, until: datetime) -> None:
+    def hold(self, delivery: Delivery, until: datetime, by: str = "") -> None:
         """Keep a delivery that was taken, and only it and what its ordering key has behind it, until an instant."""
         self.refund(delivery)
         self._count(self._lane(delivery), delivery, 1)
-        heapq.heappush(self._held, (until, next(_sequence), delivery))
+        heapq.heappush(self._held, (until, next(_sequence), delivery, by))
 
     def hold_line(self, delivery: Delivery, until: datetime) -> None:
         """Put back a delivery that has an earlier one of its ordering key elsewhere, and wait for that one."""
@@ -199,19 +200,19 @@ class Window:
         else:
             self._offer(lane, line)
 
-    def hold_lane(self, organization: str, until: datetime, *, pause: timedelta = timedelta(0)) -> None:
+    def hold_lane(self, organization: str, until: datetime, *, pause: timedelta = ZERO, by: str = "") -> None:
         """Take nothing of an organization until an instant; `pause` is how long its limit makes it wait each time."""
         lane = self._lane_of(organization if self._fair else "")
-        lane.pause = pause.total_seconds()
+        lane.pause, lane.held_by = pause.total_seconds(), by
         if lane.until is None or until > lane.until:
             lane.until = until
             heapq.heappush(self._waking, (until, next(_sequence), lane))
         if lane.turn is not None:
             self.turns.leave(lane)
 
-    def hold_all(self, until: datetime, *, pause: timedelta = timedelta(0)) -> None:
+    def hold_all(self, until: datetime, *, pause: timedelta = ZERO, by: str = "") -> None:
         """Take nothing until an instant; `pause` is how long a limit makes the queue wait each time."""
-        self._pause = pause.total_seconds()
+        self._pause, self._held_by = pause.total_seconds(), by
         self._held_until = max(until, self._held_until or until)
 
     def reopen(self) -> None:
@@ -281,7 +282,7 @@ class Window:
         taken = [one for line in lines if not line.queued for one in line.remove(meant)]
         for lane in self._lanes.values():
             taken += self._remove(lane, meant)
-        held = [one for _, _, one in self._held if meant(one)]
+        held = [one for _, _, one, _ in self._held if meant(one)]
         if held:
             self._held = [entry for entry in self._held if not meant(entry[2])]
             heapq.heapify(self._held)

@@ -19,7 +19,7 @@ from ratelimit.backlog import Backlog
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
 from schemas.codec import Codec
-from streams.cancellation import Cancellations
+from streams.answers import questions_to
 from streams.clock import Clock
 from streams.delivery import Record
 from streams.execution import Execution
@@ -27,6 +27,7 @@ from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits
 from streams.live import LiveWorkers
 from streams.offsets import PartitionOffsets
+from streams.operators import Operators
 from streams.pipeline import Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
@@ -84,11 +85,11 @@ class Worker:
         self._control = control
         self._backlog = backlog
         self._listener = Listener(control, clock=self.clock) if control else None
-        self._hears = True
-        self._clock_is_wrong = False
-        self.cancellations = Cancellations()
+        self._hears, self._clock_is_wrong = True, False
+        self.operators = Operators()
         self.limits = DeliveryLimits()
-        self._live = LiveWorkers(worker_type, settings.worker_id, admission)
+        self.live = LiveWorkers(worker_type, settings.worker_id, admission)
+        self._questions = questions_to(self, self.live.name, control)
         self._local = LocalLimits(self.clock)
         lifecycle = Lifecycle(lifecycle_codec, worker_id=settings.worker_id, host=socket.gethostname())
         self._execution = Execution(process_count=settings.process_count, modules=settings.handler_modules)
@@ -127,7 +128,7 @@ class Worker:
                     fair=settings.fair_lanes,
                 ),
                 reader=reader,
-                cancellations=self.cancellations,
+                operators=self.operators,
                 limits=self.limits,
                 local=self._refuses,
                 on_redis_down=settings.policy(queue),
@@ -158,7 +159,7 @@ class Worker:
         self._duty(self.settlement.run(), "settle")
         self._duty(self._tell(), "tell")
         self._duty(self._renew(), "renew leases")
-        self._duty(self._live.run(), "say it lives")
+        self._duty(self.live.run(), "say it lives")
         self._duty(self.limits.pushing(self._admission), "push limits")
         if self._listener is not None:
             self._duty(self._listen(), "listen")
@@ -182,7 +183,7 @@ class Worker:
             for pipeline in self.pipelines.values()
             for one in pipeline.runs.unfinished()
         ]
-        return self._local.beside(running, self._live.sharing)
+        return self._local.beside(running, self.live.sharing)
 
     def _place_freed(self) -> None:
         for pipeline in self.pipelines.values():
@@ -195,13 +196,13 @@ class Worker:
         return self._offsets.get(partition)
 
     def has_room(self, partition: Partition) -> bool:
-        """Return whether records of a partition may be handed in: there is room for them, and for their outcomes."""
+        """Return whether records of a partition may be handed in: its queue goes on, and there is room for them."""
         offsets = self._offsets.get(partition)
         return (
             offsets is not None
             and not offsets.gone
             and offsets.has_room(self._settings.window_span)
-            and not self.pipelines[partition.topic].window.full
+            and self.pipelines[partition.topic].has_room
             and not self.settlement.full
         )
 
@@ -283,7 +284,7 @@ class Worker:
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
         marks = [self.settlement.release(one) for one in ended]
         await self._give_back([mark for mark in marks if mark is not None])
-        await self._live.leave()
+        await self.live.leave()
         closing: list[Admission | Control | Backlog | None] = [self._admission, self._control, self._backlog]
         await asyncio.gather(*[one.close() for one in closing if one is not None])
         self._producer.close()
@@ -307,10 +308,8 @@ class Worker:
             self._make_way()
 
     def _make_way(self) -> None:
-        """Let no partition stop because of what waits: of held organizations at once, of others in time.
-
-        What waits for an earlier one of its ordering key may be all that fits, and the earlier one come behind it.
-        """
+        """Let no partition stop because of what waits: of held organizations at once, of others in time."""
+        # What waits for an earlier one of its ordering key may be all that fits, and the earlier one come behind it.
         far = [one for one in self._offsets.values() if one.behind >= self._settings.window_span // 2]
         for topic, pipeline in self.pipelines.items():
             stuck = pipeline.is_stuck
@@ -332,15 +331,17 @@ class Worker:
         except AdmissionUnavailable as error:
             if self._hears:
                 log.warning("operators are not heard for now: %s", error)
-            self._hears = False
-            return
-        self._hears = True
-        if self.cancellations.hear(news, self.clock()):
+            self._hears, news = False, []
+        else:
+            self._hears = True
+            self.live.hear(news)
+        if self.operators.hear(news, self.clock()):
             for pipeline in self.pipelines.values():
-                pipeline.cancel()
+                pipeline.obey()
         if self.limits.hear(news):
             for pipeline in self.pipelines.values():
                 pipeline.limits_changed()
+        await self._questions.hear(news)
 
     async def set_clock(self) -> None:
         """Put the worker's clock right by that of Redis; while that cannot be asked, it goes on as it was."""
@@ -363,8 +364,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
             running = [one for pipeline in self.pipelines.values() for one in pipeline.runs.leased()]
-            leased = running + self.settlement.leased()
-            if not leased:
+            if not (leased := running + self.settlement.leased()):
                 continue
             until = time.monotonic() + self._settings.lease.total_seconds()
             try:
@@ -385,7 +385,7 @@ class Worker:
         while True:
             self.settlement.memory_bytes = process.memory_info().rss
             for pipeline in self.pipelines.values():
-                pipeline.window.weigh()
+                pipeline.keep_house()
             await self.set_clock()
             if any(codec.missing for codec in self._codecs.values()):
                 await asyncio.to_thread(self._refresh)

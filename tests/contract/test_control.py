@@ -70,7 +70,8 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     control = RedisControl.from_url(stack.redis, prefix=prefix, clock=clock)
     async with Redis.from_url(stack.redis) as redis:
         yield Subject(control, clock, redis, prefix)
-        await redis.delete(*[f"{{{prefix}}}:control:{part}" for part in PARTS])
+        async for key in redis.scan_iter(match=f"{{{prefix}}}:*", count=1_000):
+            await redis.delete(key)
     await control.close()
 
 
@@ -209,3 +210,30 @@ async def test_what_somebody_changed_is_kept_with_what_it_was(subject: Subject) 
     ]
     assert [one.at for one in changes[1:3]] == [subject.clock.now - timedelta(seconds=1), subject.clock.now]
     assert await subject.control.changes(1) == changes[-1:]
+
+
+async def test_what_workers_answer_is_kept_for_each_question_and_worker_for_a_while(subject: Subject) -> None:
+    control = subject.control
+    assert await control.answers("one", []) == {}
+    await control.answer("one", "primary/a", '{"é": 1}', DAY)
+    await control.answer("one", "primary/b", "", DAY)
+    await control.answer("two", "primary/a", "other", DAY)
+    asked = ["primary/b", "primary/a", "primary/silent"]
+    assert await control.answers("one", asked) == {"primary/a": '{"é": 1}', "primary/b": ""}
+    assert await control.answers("two", asked) == {"primary/a": "other"}
+    assert await control.answers("three", asked) == {}
+    assert await subject.listener().news() == [], "answers are no news"
+
+
+async def test_an_answer_is_forgotten(subject: Subject) -> None:
+    await subject.control.answer("one", "primary/a", "here", timedelta(milliseconds=30))
+
+    async def gone() -> bool:
+        return await subject.control.answers("one", ["primary/a"]) == {}
+
+    assert not await gone()
+    subject.clock.now += timedelta(milliseconds=31)
+    deadline = asyncio.get_running_loop().time() + 5
+    while not await gone():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.005)

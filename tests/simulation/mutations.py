@@ -13,6 +13,7 @@ from unittest.mock import patch
 from ratelimit import Answer, Candidate, Mark, Released
 from ratelimit.model import ModelAdmission
 from streams.delivery import Delivery, Record
+from streams.intake import Intake
 from streams.lanes import Lane, Line
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, DeadLetter, Outcome, Retry
@@ -230,8 +231,8 @@ def settles_what_it_skips(self: PartitionOffsets, offset: int) -> None:
     self.settle(offset)
 
 
-@mutation(Pipeline, "_take_back", "not drained")
-def drops_what_it_reads_back(self: Pipeline, *records: object) -> None:
+@mutation(Intake, "take_back", "not drained")
+def drops_what_it_reads_back(self: Intake, *records: object) -> None:
     pass
 
 

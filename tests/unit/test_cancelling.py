@@ -147,7 +147,7 @@ class TestWaiting:
             pipeline = rig.worker.pipelines[WEBHOOKS.topic]
             [delivery] = pipeline.runs.leased()
             await say(rig, "runs")
-            rig.worker.cancellations.hear(await rig.worker._listener.news(), rig.clock())  # type: ignore[union-attr]
+            rig.worker.operators.cancellations.hear(await rig.worker._listener.news(), rig.clock())  # type: ignore[union-attr]
             assert pipeline.runs.lose(delivery)
             await eventually(lambda: slow.cleaned)
             await rig.ledger.settle([Mark(name, other.token, Waiting(other.fence))])
@@ -282,7 +282,7 @@ class TestRedisDown:
 async def test_what_is_not_understood_stops_nobody(slow: Slow, expected_errors: ExpectedErrors) -> None:
     expected_errors.add("cancel:acme:odd is not understood")
     async with Rig() as rig:
-        await rig.control.say({"cancel:acme:odd": "{}", "pause:emails": "x"}, DAY)
+        await rig.control.say({"cancel:acme:odd": "{}", "odd:emails": "x"}, DAY)
         await cancel(rig, "job-1")
         rig.put(Do(), job_id="odd")
         rig.put(Do(), job_id="job-1")

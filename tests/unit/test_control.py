@@ -184,7 +184,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
             assert (url, prefix) == ("redis://127.0.0.1:6379/0", "streams")
             return desk.control
 
-    monkeypatch.setattr(control, "_known", known)
+    monkeypatch.setattr(control, "known_jobs", known)
 
     class Counted:
         @staticmethod
@@ -331,9 +331,9 @@ class TestCancel:
 
 
 def test_a_store_that_does_not_answer_is_as_good_as_none(caplog: pytest.LogCaptureFixture) -> None:
-    assert control._known(None, "acme", ["job-1"]) is None
+    assert control.known_jobs(None, "acme", ["job-1"]) is None
     assert not caplog.records
-    assert control._known("postgresql://nobody@127.0.0.1:1/nothing", "acme", ["job-1"]) is None
+    assert control.known_jobs("postgresql://nobody@127.0.0.1:1/nothing", "acme", ["job-1"]) is None
     assert "the store was not asked about the jobs" in caplog.text
 
 

@@ -12,11 +12,11 @@ import pytest
 from ratelimit import Answer, Candidate, Done, Lease, Mark, Run, fence, identity
 from streams.jobs import Job
 from streams.pipeline import Pipeline
-from streams.queues import WEBHOOKS
+from streams.queues import CRITICAL, WEBHOOKS
 from streams.runs import WATCHED_FROM
 from streams.worker import Partition
 from tests.in_process import Input, run
-from tests.rig import Do, Read, Rig, Slow, eventually, handle
+from tests.rig import Alert, Do, Read, Rig, Slow, eventually, handle
 
 pytestmark = pytest.mark.usefixtures("no_handlers")
 
@@ -257,3 +257,50 @@ async def test_a_delivery_that_finds_its_job_running_elsewhere_goes_aside_in_the
         await eventually(rig.carried, "it waits in a retry topic")
         await rig.settled()
         assert slow.ran == []
+
+
+class TestTheLedgerComesBack:
+    """On a queue that goes on without it."""
+
+    async def test_what_runs_since_it_was_away_gets_the_lease_of_its_like(self) -> None:
+        ran: list[int] = []
+        ends = asyncio.Event()
+
+        async def alerts(job: Job[Alert]) -> None:
+            ran.append(job.payload.number)
+            await ends.wait()
+
+        handle(alerts, CRITICAL)
+        async with Rig() as rig:
+            rig.ledger.down = True
+            rig.put(Alert(number=1), job_id="same")
+            await eventually(lambda: ran == [1])
+            rig.ledger.down = False
+            rig.put(Alert(number=2), job_id="same")
+            await eventually(lambda: rig.worker.pipelines[CRITICAL.topic].runs.leased())
+            ends.set()
+            await rig.settled(CRITICAL)
+            assert ran == [1]
+            assert [one["kind"] for one in rig.events()] == ["completed"]
+            assert await rig.ledger.completed([identity("acme", "same")]) == [True]
+
+    async def test_what_ran_while_it_was_away_does_not_run_again(self) -> None:
+        ran: list[int] = []
+
+        async def alerts(job: Job[Alert]) -> None:
+            ran.append(job.payload.number)
+
+        handle(alerts, CRITICAL)
+        async with Rig() as rig:
+            rig.ledger.down = True
+            rig.put(Alert(number=1), job_id="same")
+            await rig.settled(CRITICAL)
+            rig.ledger.down = False
+            for _ in range(2):
+                rig.put(Alert(number=2), job_id="same")
+                await rig.settled(CRITICAL)
+            assert ran == [1]
+            retry = {"attempt": b"2"}
+            rig.put(Alert(number=3), job_id="same", headers=retry)
+            await rig.settled(CRITICAL)
+            assert ran == [1, 3], "a later attempt is none of it"

@@ -237,7 +237,7 @@ class TestWithoutRedis:
             await say(rig, **{"limit:concurrency:queue=webhooks": "4", "limit:rate:organization=*": "6/h"})
             for other in ("primary/2", "primary/3"):
                 await rig.ledger.present(other, DAY)
-            rig.worker._live._heard(await rig.ledger.present("primary/worker-1", DAY))
+            rig.worker.live._heard(await rig.ledger.present("primary/worker-1", DAY))
             rig.ledger.down = True
             for number in range(8):
                 rig.put(Do(number=number), organization=f"org-{number % 2}")
