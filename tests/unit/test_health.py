@@ -256,7 +256,7 @@ class TestLive:
         assert (status, told["status"]) == (503, "stalled")
         (sentence,) = told["stalled"]
         assert sentence.startswith("the retry forwarder has not gone round for 6")
-        assert told["queues"]["webhooks"] == {"running": 0, "waiting": 0}
+        assert told["queues"]["webhooks"] == {"running": 0, "waiting": 0, "skipped": 0}
         assert (await ask(health.port, b"GET /ready HTTP/1.0\r\n\r\n"))[0] == 503
         watched.forwarding = True
         await watched.pass_time(1)
