@@ -24,7 +24,7 @@ class Unbegun:
     """Deliveries of one queue that have not begun and may not: the cancelled, the killed and the paused.
 
     What ends is leased before it is settled, so that nobody runs it meanwhile and one worker tells its end; but for
-    no limit: what does not run waits for none and takes nothing of it. What is paused steps aside as surplus does.
+    no limit: what does not run waits for none and takes nothing of it. What is paused steps aside to a retry topic.
     """
 
     def __init__(
