@@ -82,7 +82,9 @@ def test_a_rebalance_commits_all_that_has_ended_even_without_a_ledger(
     redis = stack.service("redis")
     redis.stop()
     try:
-        job_ids = publish(pipeline, [Publication(Work(work_ms=40), EACH_PARTITION[n % 4]) for n in range(2400)])
+        job_ids = publish(
+            pipeline, [Publication(Work(work_ms=40), EACH_PARTITION[n % 4]) for n in range(2400)]
+        )
         first, second = pipeline.worker().start(), pipeline.worker()
         wait_until(lambda: len(pipeline.effects()) > 200, 30, "the first worker runs jobs")
         second.start()
