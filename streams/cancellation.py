@@ -2,7 +2,6 @@
 
 import heapq
 import json
-import logging
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from typing import Self
 
 from ratelimit.control import Said
 from streams.delivery import Delivery
+from streams.hearing import keep
 from streams.outcome import Cancelled
-
-log = logging.getLogger(__name__)
 
 PREFIX = "cancel:"
 """What the names of cancels begin with, among all that operators say."""
@@ -78,16 +76,12 @@ class Cancellations:
         return heard
 
     def _take(self, said: Said) -> None:
-        if said.value is None:
-            self.known.pop(said.name, None)
-            return
-        try:
-            self.known[said.name] = Cancel.of_text(said.value, said.until)
-        except (ValueError, KeyError, TypeError) as error:
-            log.error("%s is not understood, so that job is not cancelled here: %r", said.name, error)
-        else:
-            if said.until is not None:
-                heapq.heappush(self._ends, (said.until, said.name))
+        def of_said(one: Said) -> Cancel:
+            return Cancel.of_text(one.value or "", one.until)
+
+        cancel = keep(self.known, said, of_said, "that job is not cancelled here")
+        if cancel is not None and cancel.until is not None:
+            heapq.heappush(self._ends, (cancel.until, said.name))
 
     def of(self, delivery: Delivery) -> Cancel | None:
         """Return the cancel that a delivery falls under, or None."""

@@ -1,17 +1,15 @@
 """Kill switches, as far as this process has heard: what they match and has not begun is a dead letter."""
 
 import json
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from ratelimit.control import Said
 from streams.delivery import Delivery
+from streams.hearing import keep
 from streams.outcome import MESSAGE_CAP, DeadLetter, Failure, clean
 from streams.selectors import selector_of
-
-log = logging.getLogger(__name__)
 
 PREFIX = "kill:"
 """What the names of kill switches begin with, among all that operators say."""
@@ -50,12 +48,12 @@ class Kill:
         return json.dumps({**fields, "by": self.by, "reason": self.reason})
 
     @classmethod
-    def of_said(cls, name: str, value: str) -> "Kill":
+    def of_said(cls, said: Said) -> "Kill":
         """Return the one that was said; raises ValueError, KeyError or TypeError when it is none."""
-        said = json.loads(value)
-        since = datetime.fromisoformat(said["since"])
-        kill_id = name.removeprefix(PREFIX)
-        return cls.of(kill_id, said["selector"], since=since, by=said["by"], reason=said["reason"])
+        fields = json.loads(said.value or "")
+        since = datetime.fromisoformat(fields["since"])
+        kill_id = said.name.removeprefix(PREFIX)
+        return cls.of(kill_id, fields["selector"], since=since, by=fields["by"], reason=fields["reason"])
 
 
 class Kills:
@@ -70,17 +68,8 @@ class Kills:
         for said in news:
             if said.name.startswith(PREFIX):
                 heard = True
-                self._take(said)
+                keep(self.known, said, Kill.of_said, "it kills nothing here")
         return heard
-
-    def _take(self, said: Said) -> None:
-        if said.value is None:
-            self.known.pop(said.name, None)
-            return
-        try:
-            self.known[said.name] = Kill.of_said(said.name, said.value)
-        except (ValueError, KeyError, TypeError) as error:
-            log.error("%s is not understood, so it kills nothing here: %r", said.name, error)
 
     def of(self, delivery: Delivery) -> Kill | None:
         """Return the first one that matches a delivery, or None."""

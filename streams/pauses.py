@@ -6,18 +6,16 @@ long one costs little. docs/how-to/pause-jobs.md has the bounds.
 """
 
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ratelimit.control import Said
 from streams.delivery import Delivery
+from streams.hearing import keep
 from streams.jobs import Handler
 from streams.limits import KNOWN_MAX
 from streams.rules import Scope
-
-log = logging.getLogger(__name__)
 
 PREFIX = "pause:"
 """What the names of pauses begin with, among all that operators say."""
@@ -88,22 +86,13 @@ class Pauses:
         before = dict(self.known)
         for said in news:
             if said.name.startswith(PREFIX):
-                self._take(said)
+                keep(self.known, said, Pause.of_said, "nothing is paused by it here")
         self.known = {name: one for name, one in self.known.items() if one.until is None or one.until > now}
         if self.known == before:
             return False
         self.queues = {queue for one in self.known.values() if (queue := one.whole_queue)}
         self._aside.clear()
         return True
-
-    def _take(self, said: Said) -> None:
-        if said.value is None:
-            self.known.pop(said.name, None)
-            return
-        try:
-            self.known[said.name] = Pause.of_said(said)
-        except (ValueError, KeyError, TypeError) as error:
-            log.error("%s is not understood, so nothing is paused by it here: %r", said.name, error)
 
     def of(self, handler: Handler, organization: str) -> list[Pause]:
         """Return every pause that covers jobs of a handler and an organization, the longest first."""

@@ -256,7 +256,7 @@ class Pipeline:
                         self._settlement.give_back(delivery)
                         self.window.let_go(delivery)
                         continue
-                    if token and self._unledgered.some and self._unledgered.knows(delivery):
+                    if token and self._unledgered.knows(delivery):
                         self._ran_unledgered(delivery, now)
                         continue
                     self.runs.add(delivery)

@@ -29,7 +29,7 @@ class Standing:
     limited: int = 0
     """Jobs in a window that a limit holds now."""
     away: int = 0
-    """Jobs that stepped aside into retry topics, as far as is known."""
+    """Jobs that are skipped, and will be read back."""
     seconds: float = 0.0
     """Of slots, lately: a sum that fades, of about a minute."""
     weight: float = 0.0

@@ -20,10 +20,6 @@ class Unledgered:
         self._fences: dict[str, str] = {}
         """Of each job that ran: the greatest fence."""
 
-    @property
-    def some(self) -> bool:
-        return bool(self._fences)
-
     def admit(
         self, batch: Sequence[Delivery], running: Collection[str], ask_again: timedelta
     ) -> list[Answer]:
@@ -42,7 +38,7 @@ class Unledgered:
 
     def knows(self, delivery: Delivery) -> bool:
         """Return whether a delivery ran here without a lease, or runs still: the ledger need not know of it."""
-        return delivery.fence() <= self._fences.get(delivery.identity, "")
+        return bool(self._fences) and delivery.fence() <= self._fences.get(delivery.identity, "")
 
     def ran(self, delivery: Delivery) -> None:
         """Remember a delivery that runs without a lease; one that may and does not leaves no trace."""
