@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,20 +15,18 @@ from cli.cancel import sentence
 from cli.main import main
 from ratelimit import AdmissionUnavailable
 from ratelimit.backlog import Asked, Left, ModelBacklog
-from ratelimit.control import Listener, ModelControl, Said
+from ratelimit.control import Listener, ModelControl
 from ratelimit.model import ModelAdmission
 from schemas import Codec, files
 from streams import client, control
-from streams.cancellation import Cancel, Cancellations, name_of
+from streams.cancellation import Cancel
 from streams.control import Cancellation
 from streams.errors import InvalidJob, NotCancelled
 from streams.lifecycle import Lifecycle
 from streams.producer import Message, Producer, Sending
-from streams.queues import EMAILS, LIFECYCLE_TOPIC
-from streams.retry import RetryForwarder
+from streams.queues import LIFECYCLE_TOPIC
 from streams.settings import load_settings
-from tests.deliveries import NOON, delivery
-from tests.unit.test_retry import FakeConsumer, FakeProducer, waiting
+from tests.deliveries import NOON
 from tracking.events import event_of
 from tracking.fold import fold
 from tracking.jobs import Job
@@ -37,84 +35,6 @@ from tracking.states import Status
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
 EVENTS = Codec(files.current(files.LIFECYCLE))
-
-
-def said(job_id: str, value: str | None, until: datetime | None = NOON + DAY) -> Said:
-    return Said(1, name_of("acme", job_id), value, until)
-
-
-class TestWhatIsKnown:
-    def test_a_cancel_is_said_and_understood(self) -> None:
-        cancel = Cancel(str(uuid7()), "é \n", "", NOON)
-        assert Cancel.of_text(cancel.text(), NOON) == cancel
-
-    def test_it_covers_the_replays_before_it(self) -> None:
-        before, cancel, after = str(uuid7()), Cancel(str(uuid7()), ""), str(uuid7())
-        assert [cancel.covers(replay) for replay in (None, "", before, after)] == [True, True, True, False]
-
-    def test_what_was_told_counts_for_the_replay_of_which_it_was(self) -> None:
-        replay = str(uuid7())
-        first, replayed = delivery(), delivery(replay_id=replay)
-        for told, expected in ((None, [False, False]), ("", [True, False]), (replay, [False, True])):
-            cancel = Cancel(str(uuid7()), "", told)
-            assert [cancel.outcome(one).told for one in (first, replayed)] == expected
-
-    def test_it_is_forgotten_at_its_end_unless_it_was_said_again(self) -> None:
-        known = Cancellations()
-        text = Cancel(str(uuid7()), "").text()
-        assert known.hear([said("acme-1", text), said("acme-2", text), said("acme-3", text, None)], NOON)
-        known.hear([said("acme-2", text, NOON + 2 * DAY)], NOON)
-        known.hear([], NOON + DAY - SECOND)
-        assert len(known.known) == 3
-        known.hear([], NOON + DAY)
-        assert [number for number in (1, 2, 3) if known.of(delivery(number=number))] == [2, 3]
-        known.hear([], NOON + 3 * DAY)
-        assert [number for number in (1, 2, 3) if known.of(delivery(number=number))] == [3]
-
-    def test_what_is_taken_back_no_longer_holds(self) -> None:
-        known = Cancellations()
-        known.hear([said("acme-1", Cancel(str(uuid7()), "").text())], NOON)
-        assert known.of(delivery(number=1))
-        assert known.hear([said("acme-1", None)], NOON)
-        assert known.of(delivery(number=1)) is None
-        known.hear([], NOON + 2 * DAY)
-
-    def test_other_things_that_are_said_cancel_nothing(self) -> None:
-        known = Cancellations()
-        assert not known.hear([Said(1, "pause:emails", "{}", None)], NOON)
-        assert not known.known
-
-    @pytest.mark.parametrize(
-        ("headers", "covered"),
-        [
-            ({"organization-id": b"acme", "ce_id": b"acme-1"}, True),
-            ({"organization-id": b"acme", "ce_id": b"acme-1", "replay-id": b"ffff"}, False),
-            ({"organization-id": b"globex", "ce_id": b"acme-1"}, False),
-            ({"organization-id": b"acme"}, False),
-            ({"organization-id": b"\xff", "ce_id": b"\xff"}, False),
-            ({}, False),
-        ],
-    )
-    def test_a_record_is_known_by_its_headers(self, headers: dict[str, bytes], covered: bool) -> None:
-        known = Cancellations()
-        assert not known.cover(headers)
-        known.hear([said("acme-1", Cancel(str(uuid7()), "").text())], NOON)
-        assert known.cover(headers) is covered
-
-
-def test_a_record_in_a_retry_topic_hops_no_further_when_its_job_is_cancelled() -> None:
-    known = Cancellations()
-    known.hear([said("acme-1", Cancel(str(uuid7()), "").text())], NOON)
-    forwarder: Any = RetryForwarder(load_settings(_env_file=None), cancelled=known.cover)
-    forwarder._producer = producer = FakeProducer()
-    due = b"%d" % int((datetime.now(UTC) + DAY).timestamp() * 1000)
-    records = []
-    for offset, job_id in enumerate([b"acme-1", b"acme-2"]):
-        record = waiting(offset, timedelta(seconds=6), organization_id=b"acme", not_before=due)
-        record.headers["ce_id"] = job_id
-        records.append(record)
-    forwarder._forward(FakeConsumer(), records)
-    assert [one.topic for one in producer.sent] == [EMAILS.topic, "jobs.retry.6h"]
 
 
 class Broker(Producer):
