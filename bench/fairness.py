@@ -1,9 +1,10 @@
 """Let one organization flood a queue on which twenty others publish: `python -m bench.fairness --json`.
 
-Four runs, each with a stack and a worker of its own. Quiet organizations alone, one job a second each; the same while
-another one publishes its flood, to the same topic and for some of them to the same partition; the same with the lanes
-turned off, first come, first served; and three floods with the weights 1, 2 and 4. A wait is the time from publishing
-to the start of the handler, by the lifecycle events.
+Five runs, each with a stack and a worker of its own. Quiet organizations alone, one job a second each; the same while
+another one publishes its flood, to the same topic and for some of them to the same partition; the same while that
+flood goes to a queue of another worker, which shows what publishing it costs a machine; the same with the lanes turned
+off, first come, first served; and three floods with the weights 1, 2 and 4. A wait is the time from publishing to the
+start of the handler, by the lifecycle events.
 """
 
 import json
@@ -25,7 +26,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 import devstack
 from bench.drain import cpu_seconds, worker_process
-from bench.handlers import Pause
+from bench.handlers import Elsewhere, Pause
 from schemas import files
 from schemas.codec import Codec
 from streams import topics
@@ -38,7 +39,8 @@ from streams.settings import Settings, load_settings
 QUIET = 20
 BATCH = 1_000
 WEIGHTS = {"one": 1, "two": 2, "four": 4}
-WARM_UP_SECONDS = 3.0
+WARM_UP_SECONDS = 10.0
+"""A broker that was just started takes its time for what it does for the first time."""
 SETTLING_SECONDS = 3.0
 """What is left out of the shares: until every flood has filled its lane."""
 
@@ -63,10 +65,16 @@ class Seen:
     """What was seen while quiet organizations published."""
 
     runs: list[Run]
+    flooded: float
+    """Until when the flood was published, in seconds since the epoch."""
     cpu_seconds: float
     """Of the worker."""
     records: int
     """Written to the queue and to retry topics, by publishers, the worker and its forwarder."""
+
+    def part(self, *, published: bool) -> list[Run]:
+        """Return what began while the flood was published, or afterwards."""
+        return [one for one in self.runs if (one.published < self.flooded) is published]
 
 
 @click.command()
@@ -76,16 +84,20 @@ class Seen:
 @click.option("--only", type=click.Choice(["quiet", "weights"]), help="Run only a part.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line.")
 def main(jobs: int, seconds: float, work_ms: int, only: str | None, as_json: bool) -> None:
-    """Run all four and print what was seen."""
+    """Run all and print what was seen."""
     figures: dict[str, Any] = {"bench": "fairness", "jobs": jobs, "seconds": seconds, "work_ms": work_ms}
     if only != "weights":
         alone = quiet_run(0, seconds, work_ms)
+        elsewhere = quiet_run(jobs, seconds, work_ms, Elsewhere)
         fair = quiet_run(jobs, seconds, work_ms)
         fifo = quiet_run(jobs, seconds, work_ms, FAIR_LANES="false")
         same = {one.partition for one in fair.runs if one.organization == "flood"}
         figures |= {
             "alone": waits(alone.runs),
+            "beside_a_flood_elsewhere": waits(elsewhere.part(published=True)),
             "beside_the_flood": waits(fair.runs),
+            "while_it_is_published": waits(fair.part(published=True)),
+            "while_it_waits": waits(fair.part(published=False)),
             "on_its_partition": waits([one for one in fair.runs if one.partition in same]),
             "first_come_first_served": waits(fifo.runs),
             "per_second": round(len(fair.runs) / seconds),
@@ -94,42 +106,54 @@ def main(jobs: int, seconds: float, work_ms: int, only: str | None, as_json: boo
             "worker_cpus_fifo": round(fifo.cpu_seconds / seconds, 2),
             "records_per_job": round(fair.records / jobs, 2),
         }
-        figures["p99_ratio"] = round(figures["beside_the_flood"]["p99_ms"] / figures["alone"]["p99_ms"], 2)
+        figures |= {
+            "p99_ratio": ratio(figures, "beside_the_flood", "alone"),
+            "p99_ratio_published": ratio(figures, "while_it_is_published", "beside_a_flood_elsewhere"),
+            "p99_ratio_waiting": ratio(figures, "while_it_waits", "alone"),
+        }
         figures["throughput_ratio"] = round(len(fair.runs) / len(fifo.runs), 3)
     if only != "quiet":
         figures["shares"] = shares(jobs, seconds / 2, work_ms)
     click.echo(json.dumps(figures) if as_json else "\n".join(f"{k}={v}" for k, v in figures.items()))
 
 
-def quiet_run(flood: int, seconds: float, work_ms: int, **environment: str) -> Seen:
-    """Return what ended while the quiet ones published, with a flood that starts as they are measured."""
+def ratio(figures: dict[str, Any], one: str, other: str) -> float | None:
+    """Return the ratio of two p99 waits; None when nothing was seen of one of them."""
+    if "p99_ms" not in figures[one] or "p99_ms" not in figures[other]:
+        return None
+    return round(float(figures[one]["p99_ms"] / figures[other]["p99_ms"]), 2)
+
+
+def quiet_run(
+    flood: int, seconds: float, work_ms: int, kind: type[Pause | Elsewhere] = Pause, **environment: str
+) -> Seen:
+    """Return what ended while the quiet ones published, with a flood of a kind that starts as they are measured."""
     with worker_on_a_stack(environment) as (settings, worker):
         publishing = None
         with SyncJobs(settings) as jobs:
             _publish_quietly(jobs, WARM_UP_SECONDS, work_ms)
             began, cpu_before = time.time(), cpu_seconds(worker)
             if flood:
-                publishing = _begin_flood("flood", flood, work_ms)
+                publishing = Flood("flood", flood, kind(work_ms=work_ms))
             _publish_quietly(jobs, seconds, work_ms)
         ended, cpu = time.time(), cpu_seconds(worker) - cpu_before
         time.sleep(0.5)
         runs = completed(settings)
         hops = records_written(settings)
-        if publishing is not None:
-            publishing.kill()
-    return Seen([one for one in runs if one.published >= began and one.ended <= ended], cpu, hops)
+        flooded = publishing.end() if publishing is not None else began
+    return Seen([one for one in runs if one.published >= began and one.ended <= ended], flooded, cpu, hops)
 
 
 def shares(flood: int, seconds: float, work_ms: int) -> dict[str, float]:
     """Return by how much the shares of three floods differ from their weights."""
     weights = ",".join(f"{name}={weight}" for name, weight in WEIGHTS.items())
     with worker_on_a_stack({"ORGANIZATION_WEIGHTS": weights}) as (settings, _):
-        publishing = [_begin_flood(name, flood // 3, work_ms) for name in WEIGHTS]
+        publishing = [Flood(name, flood // 3, Pause(work_ms=work_ms)) for name in WEIGHTS]
         time.sleep(SETTLING_SECONDS + seconds)
         until = time.time()
         runs = completed(settings)
-        for process in publishing:
-            process.kill()
+        for one in publishing:
+            one.end()
     counted = Counter(one.organization for one in runs if until - seconds <= one.ended <= until)
     total, whole = sum(counted.values()), sum(WEIGHTS.values())
     return {name: round(counted[name] / total / (weight / whole), 3) for name, weight in WEIGHTS.items()}
@@ -176,18 +200,29 @@ def _publish_quietly(jobs: SyncJobs, seconds: float, work_ms: int) -> None:
         jobs.publish(Pause(work_ms=work_ms), organization_id=f"quiet-{number % QUIET}")
 
 
-def _begin_flood(organization: str, count: int, work_ms: int) -> Any:
-    process = multiprocessing.get_context("spawn").Process(target=_flood, args=(organization, count, work_ms))
-    process.start()
-    return process
+class Flood:
+    """Publishes many jobs of one organization, in a process of its own."""
+
+    def __init__(self, organization: str, count: int, payload: Pause | Elsewhere) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._ended = spawn.Value("d", 0.0)
+        self._process = spawn.Process(target=_flood, args=(self._ended, organization, count, payload))
+        self._process.start()
+
+    def end(self) -> float:
+        """End it, and return when all was published, or else now; in seconds since the epoch."""
+        self._process.kill()
+        self._process.join()
+        return float(self._ended.value) or time.time()
 
 
-def _flood(organization: str, count: int, work_ms: int) -> None:
+def _flood(ended: Any, organization: str, count: int, payload: Pause | Elsewhere) -> None:
     os.nice(10)  # publishing a flood takes seconds of CPU, which elsewhere are those of another machine
     with SyncJobs(load_settings()) as jobs:
         for start in range(0, count, BATCH):
             size = min(BATCH, count - start)
-            jobs.publish_many([Publication(Pause(work_ms=work_ms), organization) for _ in range(size)])
+            jobs.publish_many([Publication(payload, organization) for _ in range(size)])
+    ended.value = time.time()
 
 
 def completed(settings: Settings) -> list[Run]:

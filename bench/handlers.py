@@ -5,7 +5,7 @@ import os
 from datetime import timedelta
 
 from streams.jobs import Job, Payload, handles
-from streams.queues import CRITICAL, REPORTS
+from streams.queues import CRITICAL, MAINTENANCE, REPORTS
 
 
 class Nothing(Payload):
@@ -53,6 +53,18 @@ class Pause(Payload):
 
 @handles(CRITICAL, "bench.pause", timeout=timedelta(seconds=30))
 async def pause(job: Job[Pause]) -> None:
+    """Wait."""
+    await asyncio.sleep(job.payload.work_ms / 1000)
+
+
+class Elsewhere(Payload):
+    """The input of a job on `maintenance`, which no `primary` worker reads."""
+
+    work_ms: int
+
+
+@handles(MAINTENANCE, "bench.elsewhere", timeout=timedelta(seconds=30))
+async def elsewhere(job: Job[Elsewhere]) -> None:
     """Wait."""
     await asyncio.sleep(job.payload.work_ms / 1000)
 

@@ -9,7 +9,7 @@ import time
 
 import click
 
-from bench.fairness import Run, completed, waits, worker_on_a_stack
+from bench.fairness import WARM_UP_SECONDS, Run, completed, waits, worker_on_a_stack
 from bench.handlers import Pause, Report
 from streams.client import SyncJobs
 from streams.publication import Publication
@@ -17,7 +17,6 @@ from streams.settings import Settings
 
 BATCH = 5_000
 PER_SECOND = 20
-WARM_UP_SECONDS = 3.0
 BOUND_MS = 250.0
 
 

@@ -27,7 +27,7 @@ from streams.window import Window
 AHEAD = 200
 """Most deliveries that are admitted before a slot is free for them."""
 
-AHEAD_SECONDS = 0.02
+AHEAD_SECONDS = 0.005
 """For how long all slots have work in what is admitted ahead, at most."""
 
 YIELD_EVERY = 25
