@@ -5,6 +5,9 @@ stack that is started for it. The figures are of the worker process alone, from 
 jobs per second, microseconds of CPU per job (all threads, librdkafka's too), and resident memory; and beside them
 the CPU per job that Redis used meanwhile.
 
+With `--crowd 10000` one organization has all of the backlog, and so many others have one job each among it: what many
+organizations cost per job, and in memory, is then the difference from a crowd of 0, where seven share the backlog.
+
 With `--limits` each size is drained by turns without any limit and under one of every kind and scope that never
 refuses a job; what the limits cost is then the difference between the best of each.
 """
@@ -59,10 +62,13 @@ RULES = [
 @click.option(
     "--jobs", "sizes", type=click.IntRange(100), multiple=True, default=(20_000,), help="May be repeated."
 )
+@click.option(
+    "--crowd", "crowds", type=click.IntRange(0), multiple=True, default=(0,), help="May be repeated."
+)
 @click.option("--limits", "limited", is_flag=True, help="Measure what limits of every kind cost.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of --limits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
-def main(sizes: tuple[int, ...], limited: bool, rounds: int, as_json: bool) -> None:
+def main(sizes: tuple[int, ...], crowds: tuple[int, ...], limited: bool, rounds: int, as_json: bool) -> None:
     """Drain backlogs of the given sizes one after the other, each with a worker of its own."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         os.chmod(folder, 0o711)
@@ -74,7 +80,8 @@ def main(sizes: tuple[int, ...], limited: bool, rounds: int, as_json: bool) -> N
             log = Path(folder) / "worker.log"
             for size in sizes:
                 if not limited:
-                    show(drained(settings, size, log), as_json)
+                    for crowd in crowds:
+                        show(drained(settings, size, log, crowd=crowd), as_json)
                     continue
                 found = [
                     drained(settings, size, log, under=under)
@@ -93,11 +100,13 @@ def show(figures: dict[str, object], as_json: bool) -> None:
     click.echo(json.dumps(figures) if as_json else "  ".join(f"{k}={v}" for k, v in figures.items()))
 
 
-def drained(settings: Settings, size: int, log: Path, *, under: bool = False) -> dict[str, object]:
-    """Publish and drain a backlog, under limits of every kind or under none."""
+def drained(
+    settings: Settings, size: int, log: Path, *, crowd: int = 0, under: bool = False
+) -> dict[str, object]:
+    """Publish and drain a backlog and the jobs of a crowd, under limits of every kind or under none."""
     asyncio.run(_say(settings, {rule.name: allowed_text(rule.allowed) if under else None for rule in RULES}))
-    publish(settings, size, Limited if under else Nothing)
-    return {**drain(settings, size, log), "limits": under}
+    publish(settings, size, crowd, Limited if under else Nothing)
+    return {**drain(settings, size + crowd, log), "crowd": crowd, "limits": under}
 
 
 def cost(found: list[dict[str, object]]) -> dict[str, object]:
@@ -126,15 +135,20 @@ async def _say(settings: Settings, values: dict[str, str | None]) -> None:
         await control.say(values, timedelta(days=1))
 
 
-def publish(settings: Settings, size: int, payload: type[Nothing] | type[Limited]) -> None:
-    """Publish the backlog."""
+def publish(settings: Settings, size: int, crowd: int, payload: type[Nothing] | type[Limited]) -> None:
+    """Publish the backlog, with the jobs of the crowd evenly among it."""
+    total, every = size + crowd, (size + crowd) // crowd if crowd else 0
+
+    def whose(number: int) -> str:
+        if not crowd:
+            return f"org-{number % ORGANIZATIONS}"
+        which, rest = divmod(number, every)
+        return "org-0" if rest or which >= crowd else f"small-{which}"
+
     with SyncJobs(settings) as jobs:
-        for start in range(0, size, BATCH):
-            batch = [
-                Publication(payload(number=n), f"org-{n % ORGANIZATIONS}")
-                for n in range(start, min(size, start + BATCH))
-            ]
-            jobs.publish_many(batch)
+        for start in range(0, total, BATCH):
+            numbers = range(start, min(total, start + BATCH))
+            jobs.publish_many([Publication(payload(number=n), whose(n)) for n in numbers])
 
 
 def drain(settings: Settings, size: int, log: Path) -> dict[str, object]:

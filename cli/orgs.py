@@ -74,7 +74,7 @@ def _show(found: Top, as_json: bool) -> None:
             "running": attrgetter("running"),
             "queued": attrgetter("queued"),
             "limited": attrgetter("limited"),
-            "away": attrgetter("away"),
+            "skipped": attrgetter("skipped"),
             "slot s/min": attrgetter("slot_seconds"),
             "share %": lambda row: 100 * row.share,
             "by weight %": lambda row: 100 * row.fair_share,

@@ -129,7 +129,7 @@ def _queue(pipeline: "Pipeline", organization_id: str, now: datetime) -> Facts:
         "records": window.records,
         "full": window.full,
         "secondsPerJob": window.seconds_per_job,
-        "away": window_view.away(window, organization_id),
+        "skipped": window_view.skipped(window, organization_id),
         "holds": [_hold(one) for one in window_view.lane_holds(window, organization_id, now)],
         "outages": pipeline.runs.outages,
     }

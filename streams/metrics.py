@@ -40,7 +40,7 @@ BY_ORGANIZATION = {
     "running": "Jobs of an organization that hold a lease.",
     "queued": "Jobs of an organization in windows that no limit holds.",
     "limited": "Jobs of an organization in windows that a limit holds.",
-    "away": "Jobs of an organization that were skipped and will be read back.",
+    "skipped": "Jobs of an organization that were skipped, to be read back.",
     "slot_seconds": "Seconds of slots that an organization used in about the last minute.",
 }
 
@@ -71,7 +71,7 @@ class Collector:
                 "running": one.running,
                 "queued": one.queued,
                 "limited": one.limited,
-                "away": one.away,
+                "skipped": one.skipped,
                 "slot_seconds": one.seconds,
             }
             for name, one in first(standings(worker), ORGANIZATIONS).items()

@@ -46,9 +46,9 @@ def explain(found: Findings) -> Explanation:
     if job is None and not found.held and found.known is None:
         raise UnknownJob(_unknown(found))
     placed = _held(found) or _leased(found) or _retry(found) or _unread(found) or _left_over(found)
-    return Explanation(
-        placed.where, (*placed.sentences, *_besides(found, placed)), placed.worker, placed.starts_at
-    )
+    sentences = (*placed.sentences, *_besides(found, placed))
+    # Nobody can say when what is paused goes on.
+    return Explanation(placed.where, sentences, placed.worker, None if found.pauses else placed.starts_at)
 
 
 def _unknown(found: Findings) -> str:
@@ -114,7 +114,7 @@ def _held(found: Findings) -> Explanation | None:
             queue = found.answers.by_worker[worker]["queue"]
             sentences = list(_waits(found, worker, facts, queue))
             starts_at = _instant(facts["startsAt"])
-            if starts_at is not None:
+            if starts_at is not None and not found.pauses:
                 sentences.append(f"It starts about {_at(starts_at, found.now)}.")
     return Explanation(where, tuple(sentences), worker, starts_at)
 
@@ -235,21 +235,23 @@ def _before(found: Findings, worker: str, queue: dict[str, Any], unread: int) ->
     assert place is not None
     where = f"partition {place.partition} of {place.topic}, which {worker} reads"
     if unread < 0:
-        away = f", as {queue['away']} of its organization are" if queue["away"] else ""
+        others = f", as {queue['skipped']} of its organization are" if queue["skipped"] else ""
         sentence = (
-            f"Its record in {where}, was read, and it is not in the window: it was skipped{away}, for its organization "
-            "has its share, and is read back in its turn, or it has stepped aside into a retry topic and comes back."
+            f"Its record in {where}, was read, and it is not in the window: it was skipped{others}, for its "
+            "organization has its share, and is read back in its turn, or it has stepped aside into a retry topic and "
+            "comes back."
         )
         return Explanation("aside", (sentence, *_queue_holds(found, worker, queue)), worker)
     seconds = unread * queue["secondsPerJob"]
     starts_at = found.now + timedelta(seconds=seconds)
     full = f"; its window is full with {queue['records']} records" if queue["full"] else ""
-    sentence = (
-        f"It has not been read yet: about {unread} records lie before it in {where}{full}. "
-        f"At the pace of the queue, a job every {_span(timedelta(seconds=queue['secondsPerJob']))}, it starts "
-        f"about {_at(starts_at, found.now)}, if all of them run."
-    )
-    return Explanation("unread", (sentence, *_queue_holds(found, worker, queue)), worker, starts_at)
+    sentences = [f"It has not been read yet: about {unread} records lie before it in {where}{full}."]
+    if not found.pauses:
+        sentences.append(
+            f"At the pace of the queue, a job every {_span(timedelta(seconds=queue['secondsPerJob']))}, it starts "
+            f"about {_at(starts_at, found.now)}, if all of them run."
+        )
+    return Explanation("unread", (*sentences, *_queue_holds(found, worker, queue)), worker, starts_at)
 
 
 def _queue_holds(found: Findings, worker: str, queue: dict[str, Any]) -> Iterator[str]:
@@ -283,6 +285,9 @@ def _besides(found: Findings, placed: Explanation) -> Iterator[str]:
         until = f" until {pause.until:%Y-%m-%d %H:%M:%S} UTC" if pause.until else ""
         why = f": {pause.reason}" if pause.reason else ""
         yield f"{pause.by} has paused {pause.scope}{until}{why}."
+    if found.kills and placed.where not in _FARTHEST:
+        switches = "; ".join(f"{kill.id}, {kill.selector}" for kill in found.kills)
+        yield f"It is a dead letter as soon as a worker meets it, if a kill switch matches it: {switches}."
     if found.cancelled and placed.where != "cancelling":
         yield "It is cancelled, and ends as soon as a worker meets it."
     job_type = found.job.job_type if found.job else next(iter(found.held.values()), {}).get("jobType")

@@ -28,7 +28,7 @@ class Standing:
     """Jobs in a window that no limit holds now."""
     limited: int = 0
     """Jobs in a window that a limit holds now."""
-    away: int = 0
+    skipped: int = 0
     """Jobs that are skipped, and will be read back."""
     seconds: float = 0.0
     """Of slots, lately: a sum that fades, of about a minute."""
@@ -43,7 +43,7 @@ class Standing:
     @property
     def use(self) -> tuple[float, int]:
         """Return what comes first among organizations: what used most, then what has most."""
-        return self.seconds, self.running + self.queued + self.limited + self.away
+        return self.seconds, self.running + self.queued + self.limited + self.skipped
 
 
 def standings(worker: "Worker", queue_name: str | None = None) -> dict[str, Standing]:
@@ -73,8 +73,8 @@ def _count(worker: "Worker", pipeline: "Pipeline", found: defaultdict[str, Stand
             found[name].limited += 1
         else:
             found[name].queued += 1
-    for organization, skipped in window_view.lanes_away(window):
-        found[organization].away += skipped
+    for organization, skipped in window_view.lanes_skipped(window):
+        found[organization].skipped += skipped
     for name, one in found.items():
         one.weight = window_view.weight(window, name)
 

@@ -20,7 +20,7 @@ class Row:
     running: int
     queued: int
     limited: int
-    away: int
+    skipped: int
     slot_seconds: float
     """Of about the last minute."""
     share: float
@@ -78,7 +78,7 @@ def _rows(chosen: Mapping[str, Standing]) -> list[Row]:
             one.running,
             one.queued,
             one.limited,
-            one.away,
+            one.skipped,
             round(one.seconds, 3),
             one.seconds / seconds if seconds else 0.0,
             one.weight / weights if weights else 0.0,

@@ -18,6 +18,7 @@ from streams.control import known_jobs
 from streams.delivery import check_identifier
 from streams.errors import InvalidJob, InvalidRecord
 from streams.jobs import HANDLERS, Handler
+from streams.kills import Kill, Kills
 from streams.limits import DeliveryLimits
 from streams.pauses import Pause, Pauses
 from streams.questions import WITHIN, Answers, ask
@@ -61,6 +62,8 @@ class Findings:
     answers: Answers = NOBODY
     limits: tuple[Left, ...] = ()
     pauses: tuple[Pause, ...] = ()
+    kills: tuple[Kill, ...] = ()
+    """All kill switches that hold: whether one matches is known when its record is read."""
     cancelled: bool = False
 
     @property
@@ -112,6 +115,7 @@ async def look(
         answers=answers,
         limits=await _left(handler, organization_id, said, admission) if handler is not None else (),
         pauses=_pauses(handler, organization_id, said, now),
+        kills=_kills(said),
         cancelled=any(one.name == name_of(organization_id, job_id) and one.value for one in said),
     )
 
@@ -130,6 +134,12 @@ def _pauses(
     pauses = Pauses()
     pauses.hear(said, now)
     return tuple(pauses.of(handler, organization_id)) if handler is not None else ()
+
+
+def _kills(said: Iterable[Said]) -> tuple[Kill, ...]:
+    kills = Kills()
+    kills.hear(said)
+    return tuple(kills.known.values())
 
 
 def place_of(job: "Job", settings: Settings) -> Place | None:

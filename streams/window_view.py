@@ -81,13 +81,13 @@ def queue_hold(window: Window, now: datetime) -> Hold | None:
     return Hold("queue", window._held_by, until) if until is not None and until > now else None
 
 
-def away(window: Window, organization_id: str) -> int:
+def skipped(window: Window, organization_id: str) -> int:
     """Return how many of an organization are skipped, to be read back."""
     lane = window._lanes.get(organization_id if window._fair else "")
     return len(lane.skipped) if lane is not None and lane.skipped else 0
 
 
-def lanes_away(window: Window) -> list[tuple[str, int]]:
+def lanes_skipped(window: Window) -> list[tuple[str, int]]:
     """Return the organizations of which something is skipped, and how much."""
     return [(lane.organization, len(lane.skipped)) for lane in window.surplus.lanes.values() if lane.skipped]
 

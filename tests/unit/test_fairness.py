@@ -2,13 +2,17 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 from datetime import timedelta
 
 import pytest
 
+from streams.delivery import Record
+from streams.intake import Intake
 from streams.jobs import Job
+from streams.offsets import PartitionOffsets
 from streams.queues import INTEGRATIONS, WEBHOOKS
-from streams.refill import Refill
+from streams.refill import AT_ONCE, Refill
 from streams.worker import Partition
 from tests.rig import Do, Rig, Sync, eventually, handle
 
@@ -80,6 +84,38 @@ async def test_no_slot_is_idle_while_something_is_skipped() -> None:
             await asyncio.sleep(0.001)
         await rig.settled()
         assert min(idle) > 0, "the lane was filled before it was empty"
+
+
+async def test_others_get_their_turn_while_records_are_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[tuple[int, int]] = []
+    turns = 0
+    take_back = Intake.take_back
+
+    def noted(self: Intake, records: Iterable[Record], offsets: PartitionOffsets) -> None:
+        some = list(records)
+        parts.append((turns, len(some)))
+        take_back(self, some, offsets)
+
+    async def takes_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Intake, "take_back", noted)
+    flood = Flood()
+    async with Rig(options=OPTIONS) as rig:
+        await flood.learned(rig)
+        for number in range(200):
+            rig.put(Do(number=number), organization="flood")
+        skipped = len(rig.worker.pipelines[WEBHOOKS.topic].window.surplus)
+        flood.slow = False
+        other = asyncio.create_task(takes_turns())
+        await rig.settled()
+        other.cancel()
+    assert sum(size for _, size in parts) == skipped
+    assert max(size for _, size in parts) <= AT_ONCE
+    assert len({turn for turn, _ in parts}) == len(parts) > skipped // AT_ONCE
 
 
 async def test_a_handover_forgets_what_is_skipped_and_it_is_read_again() -> None:

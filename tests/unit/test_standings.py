@@ -72,7 +72,7 @@ class TestOneWorker:
             await eventually(lambda: len(slow.ran) == 8)
 
     @pytest.mark.usefixtures("no_handlers")
-    async def test_what_stepped_aside_is_away(self) -> None:
+    async def test_what_is_skipped_is_counted(self) -> None:
         slow = handle_slow()
         async with Rig(options={"worker_concurrency": 1, "window_records": 20}) as rig:
             window = rig.worker.pipelines[WEBHOOKS.topic].window
@@ -80,8 +80,8 @@ class TestOneWorker:
             for _ in range(30):
                 rig.put(Do(number=1))
             found = standings(rig.worker)["acme"]
-            assert found.away > 0
-            assert found.away + found.queued + found.running == 30
+            assert found.skipped > 0
+            assert found.skipped + found.queued + found.running == 30
             slow.goes_on.set()
             await rig.settled()
 
@@ -113,7 +113,7 @@ def told(**of: Standing) -> dict[str, dict[str, float]]:
 
 def test_workers_are_added_up_with_shares_of_seconds_and_of_weights() -> None:
     one = told(acme=Standing(running=1, seconds=30, weight=2), globex=Standing(queued=4, seconds=5, weight=1))
-    others = Standing(away=9, seconds=5, weight=3, organizations=3)
+    others = Standing(skipped=9, seconds=5, weight=3, organizations=3)
     two = told(acme=Standing(running=2, seconds=10, weight=2), _other=others)
     top = summed(Answers({"a": one, "b": two}, ["c"]), 1)
     assert top.silent == ("c",)
@@ -121,5 +121,5 @@ def test_workers_are_added_up_with_shares_of_seconds_and_of_weights() -> None:
     assert (acme.organization_id, acme.running, acme.slot_seconds) == ("acme", 3, 40)
     assert [acme.share, acme.fair_share] == pytest.approx([0.8, 2 / 6])
     assert (rest.organization_id, rest.organizations) == (OTHERS, 4)
-    assert [rest.queued, rest.away, rest.share] == pytest.approx([4, 9, 0.2])
+    assert [rest.queued, rest.skipped, rest.share] == pytest.approx([4, 9, 0.2])
     assert summed(Answers({}), 5).rows == ()

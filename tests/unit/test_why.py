@@ -13,6 +13,7 @@ from ratelimit.model import ModelAdmission
 from streams import why
 from streams.errors import InvalidJob, Transient, UnknownJob
 from streams.jobs import Job
+from streams.kills import Kill
 from streams.pauses import Pause
 from streams.questions import Answers
 from streams.queues import CRITICAL, EMAILS, INTEGRATIONS, WEBHOOKS
@@ -222,6 +223,8 @@ class TestOnAWorker:
             assert [one for one in told.sentences if "paused" in one] == [
                 "ann has paused queue=webhooks: slow store.",
             ]
+            assert told.starts_at is None
+            assert not [one for one in told.sentences if "starts about" in one]
             await rig.control.say({one.name: None for one in pauses}, DAY)
             await rig.worker.hear()
             slow.goes_on.set()
@@ -330,6 +333,27 @@ class TestElsewhere:
             await say(rig, "job")
             told = await explained(rig, "job", job=stored("queued"))
             assert "It is cancelled, and ends as soon as a worker meets it." in told.sentences
+
+    async def test_what_is_paused_has_no_expected_start(self, slow: Slow) -> None:
+        async with Rig() as rig:
+            rig.put(Do(), job_id="read")
+            await rig.settled()
+            pause = Pause(Scope(queue="webhooks"), NOON, "ann", "slow store")
+            await rig.control.say({pause.name: pause.text()}, None)
+            told = await explained(rig, "job", job=stored("queued"), place=Place("jobs.webhooks", 0, 501))
+            assert (told.where, told.starts_at) == ("unread", None)
+            assert not [one for one in told.sentences if "starts about" in one]
+
+    async def test_a_kill_switch_that_no_worker_has_held_against_it_yet(self, slow: Slow) -> None:
+        async with Rig() as rig:
+            kill = Kill.of("k1", 'type == "test.do"', since=NOON, by="ann", reason="broken")
+            await rig.control.say({kill.name: kill.text()}, None)
+            told = await explained(rig, "job", job=stored("queued"))
+            (said,) = [one for one in told.sentences if "kill switch" in one]
+            assert said == (
+                "It is a dead letter as soon as a worker meets it, if a kill switch matches it: "
+                'k1, type == "test.do".'
+            )
 
 
 async def limit(rig: Rig, scope: Scope, rate: Rate) -> None:
