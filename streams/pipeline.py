@@ -98,9 +98,11 @@ class Pipeline:
         )
         self._lease = lease
         self._clock = clock
+        self._quarantine = quarantine
         self.asking: Sequence[Delivery] = ()
         self._rounds = 0
         self._wake = asyncio.Event()
+        quarantine.on_open.append(self._wake.set)
         self._taking = True
         self._limits = limits
         self._local = local
@@ -161,7 +163,7 @@ class Pipeline:
         """Ask admission for batch after batch until the pipeline is stopped."""
         while self._taking:
             wanted = self.runs.wanted()
-            if wanted <= 0 or self.unbegun.queue_is_paused:
+            if wanted <= 0 or self._stands_still:
                 # Until a slot is free, or the queue goes on, nothing that is released in the window matters.
                 await self._wait(None)
             elif candidates := self.window.next(wanted, self._clock()):
@@ -358,6 +360,11 @@ class Pipeline:
         return not (self.window.full or self.unbegun.queue_is_paused)
 
     @property
+    def _stands_still(self) -> bool:
+        """Return whether nothing may begin: the queue is paused, or a suspect waits or has just begun to run alone."""
+        return self.unbegun.queue_is_paused or self._quarantine.closed
+
+    @property
     def rounds(self) -> int:
         """Return how often admission was asked and a run ended."""
         return self._rounds + self.runs.rounds
@@ -367,13 +374,13 @@ class Pipeline:
         """Return whether there is something to admit or to start now, and a slot for it."""
         if not self._taking or not self.runs.has_slot:
             return False
-        waits = not self.unbegun.queue_is_paused and self.window.has_next(self._clock())
+        waits = not self._stands_still and self.window.has_next(self._clock())
         return bool(self.asking) or self.runs.is_ready or waits
 
     @property
     def is_stuck(self) -> bool:
         """Return whether there is a slot, and of all that waits in the window nothing may run."""
-        waits = self.window.records and not (self.window.is_held or self.unbegun.queue_is_paused)
+        waits = self.window.records and not (self.window.is_held or self._stands_still)
         return bool(waits) and self.runs.has_slot and not self.could_go_on
 
     def stop(self) -> None:

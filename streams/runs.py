@@ -5,6 +5,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
-from streams.quarantine import SUSPECT_FROM, Quarantine
+from streams.quarantine import CLEAR_WITHIN, CRASH_LIMIT, SUSPECT_FROM, Quarantine
 from streams.settle import Settlement
 from streams.unledgered import Unledgered
 from streams.usage import Usage
@@ -38,9 +39,6 @@ STARTED_AFTER = timedelta(milliseconds=100)
 
 WATCHED_FROM = 50
 """A running job that holds back the position for so many settled records leaves a copy and settles its own."""
-
-CRASH_LIMIT = 5
-"""A job under which that many workers died is dead, lest it kill the next one."""
 
 
 class Running:
@@ -196,19 +194,38 @@ class Runs:
 
     async def _pass(self, running: Running, call: asyncio.Task[None]) -> None:
         """Run what a slot is free for, once nothing stands in its way that may kill the worker."""
-        run = self._await_process if running.delivery.handler.runs_in == "process" else self._attempt
-        quarantine = self._quarantine
-        if SUSPECT_FROM <= running.delivery.crashes < CRASH_LIMIT:
+        delivery, quarantine = running.delivery, self._quarantine
+        run = self._await_process if delivery.handler.runs_in == "process" else self._attempt
+        suspect = SUSPECT_FROM <= delivery.crashes < CRASH_LIMIT
+        if quarantine.closed or (suspect and quarantine.taken):
+            self._return(delivery)
+            return
+        if suspect:
             async with quarantine.alone():
+                await self._clear()
                 await run(running, call)
             return
-        if quarantine.closed:
-            await quarantine.opened()
         quarantine.running += 1
         try:
             await run(running, call)
         finally:
             quarantine.leave()
+
+    async def _clear(self) -> None:
+        """Give back what is ready, and wait until nobody holds a lease any more who might be blamed for a death."""
+        while self._ready:
+            self._return(self._ready.popleft().delivery)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLEAR_WITHIN.total_seconds()):
+                await self._settlement.settled()
+
+    def _return(self, delivery: Delivery) -> None:
+        """Give back the lease of a delivery that has not begun, and ask again later."""
+        if self._leased.pop(delivery, None) is not None:
+            self._breakers.release(delivery)
+            self._settlement.give_back(delivery)
+            self._again(delivery)
+            self._changed.set()
 
     async def _await_process(self, running: Running, call: asyncio.Task[None]) -> None:
         # What waits for a process is not running yet, and may be given up like all that has not started.
@@ -221,9 +238,7 @@ class Runs:
             return
         if delivery.leased_until < time.monotonic():
             # The worker stood still after it was admitted: another one may have taken it over.
-            self._breakers.release(delivery)
-            self._settlement.give_back(delivery)
-            self._again(delivery)
+            self._return(delivery)
             return
         if self._breakers.open and self._aside(delivery):
             return

@@ -86,6 +86,9 @@ def _side_by_side(chosen: list[Fault], seed: int, histories: Path, stacks: int) 
     shares: list[list[Fault]] = [[] for _ in range(stacks)]
     for fault in sorted(chosen, key=lambda one: -one.seconds):
         min(shares, key=lambda share: sum(one.seconds for one in share)).append(fault)
+    # The longest ones are the heaviest: side by side they would starve each other.
+    for share in shares[1::2]:
+        share.reverse()
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def follow(player: subprocess.Popen[str]) -> None:

@@ -170,10 +170,16 @@ class Scene:
         )
 
     def under_load(self, per_second: float = 80, *, workers: int = 2, ends: int = 150) -> list[Member]:
-        """Start workers under a steady load, and let them find their pace: until so many jobs have ended."""
+        """Start workers under a steady load, and let them find their pace: until so many jobs have ended.
+
+        And until all have ended that were published before all workers ran: what was read again as they joined, and
+        waits, would run again on a queue that goes on without Redis, if that were hurt now.
+        """
         self.publishing.steadily(per_second)
         members = self.workers(workers)
+        earlier = [one.job_id for one in self.publishing.published]
         self.wait_for_ends(ends)
+        self.wait_for_end_of(earlier)
         return members
 
     def start_sink(self, *program: str, **environment: str) -> subprocess.Popen[bytes]:

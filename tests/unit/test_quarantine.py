@@ -1,13 +1,21 @@
 """Suspects run alone, and hold up others for a while only."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from ratelimit import identity
 from streams import quarantine
+from streams.jobs import Job
 from streams.quarantine import Quarantine
-from tests.rig import eventually
+from streams.queues import CRITICAL
+from tests.rig import Alert, Do, Rig, Slow, eventually, handle
+
+pytestmark = pytest.mark.usefixtures("no_handlers")
+
+SECOND = timedelta(seconds=1)
 
 
 class Ward:
@@ -16,11 +24,14 @@ class Ward:
     def __init__(self) -> None:
         self.quarantine = Quarantine()
         self.inside: list[str] = []
+        self.opened = asyncio.Event()
+        self.quarantine.on_open.append(self.opened.set)
         self.ends = {name: asyncio.Event() for name in ("first", "second", "suspect", "other suspect")}
 
     async def normal(self, name: str) -> None:
-        if self.quarantine.closed:
-            await self.quarantine.opened()
+        while self.quarantine.closed:
+            self.opened.clear()
+            await self.opened.wait()
         self.quarantine.running += 1
         try:
             self.inside.append(name)
@@ -47,6 +58,7 @@ async def test_a_suspect_waits_for_others_and_others_for_it() -> None:
         group.create_task(ward.suspect("other suspect"))
         await asyncio.sleep(0)
         assert ward.inside == ["first"]
+        assert ward.quarantine.taken
         ward.ends["first"].set()
         await eventually(lambda: ward.inside == ["suspect"])
         ward.ends["suspect"].set()
@@ -54,6 +66,38 @@ async def test_a_suspect_waits_for_others_and_others_for_it() -> None:
         for end in ward.ends.values():
             end.set()
     assert (ward.inside, ward.quarantine.running, ward.quarantine.closed) == ([], 0, False)
+    assert not ward.quarantine.taken
+
+
+async def test_nobody_else_holds_a_lease_while_a_suspect_runs(slow: Slow) -> None:
+    leased: dict[str, set[str]] = {}
+    rig = Rig(options={"worker_concurrency": 3})
+
+    async def looks(job: Job[Alert]) -> None:
+        leased[job.id] = {name for name, entry in rig.ledger._ledger.items() if entry.state == "leased"}
+
+    handle(looks, CRITICAL)
+    async with rig:
+        rig.put(Do(number=1), job_id="runs")
+        await eventually(lambda: slow.ran == ["runs"])
+        dead = replace(rig.ledger._ledger[identity("acme", "runs")], until=rig.clock() - SECOND)
+        for name in ("suspect", "other-suspect"):
+            rig.ledger._ledger[identity("acme", name)] = replace(dead, token="dead", crashes=1)
+            rig.put(Alert(), job_id=name)
+        pipeline = rig.worker.pipelines[CRITICAL.topic]
+        await eventually(lambda: pipeline._stands_still)
+        assert not pipeline.could_go_on
+        assert not pipeline.is_stuck
+        rig.put(Do(number=2), job_id="waits")
+        rig.put(Alert(), job_id="waits-too")
+        slow.goes_on.set()
+        await rig.settled()
+        await rig.settled(CRITICAL)
+    assert leased["suspect"] == {identity("acme", "suspect")}
+    assert leased["other-suspect"] == {identity("acme", "other-suspect")}
+    assert set(slow.ran) == {"runs", "waits"}
+    completed = [one["jobId"] for one in rig.events("completed")]
+    assert sorted(completed) == sorted(["runs", "suspect", "other-suspect", "waits", "waits-too"])
 
 
 async def test_one_that_lives_on_holds_others_up_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-from streams.runs import CRASH_LIMIT
+from streams.quarantine import CRASH_LIMIT
 from tests.chaos import failpoints
 from tests.chaos.collect import executions
 from tests.chaos.faults import Figures, fault
