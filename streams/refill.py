@@ -28,7 +28,7 @@ POLL = timedelta(milliseconds=200)
 READS_WITHIN = timedelta(seconds=10)
 
 AT_ONCE = 10
-"""How many records are decoded and taken before others get their turn: about 2 ms of the worker's loop."""
+"""How many records are decoded and taken before others get their turn: about a millisecond of the worker's loop."""
 
 
 class NotReadBack(StreamsError):
