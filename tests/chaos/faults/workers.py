@@ -18,6 +18,9 @@ from tests.processes import wait_until
 LONG_SECONDS = 9.0
 """Longer than any lease, session or grace of the scene."""
 
+HANDED_ON_SECONDS = 15.0
+"""Longer than a worker that was asked to leave takes, however late: a thread that ends meanwhile ends for nothing."""
+
 
 def _started(scene: Scene, jobs: list[Published], within_seconds: float = 40) -> None:
     """Wait until all of some jobs have started."""
@@ -142,8 +145,8 @@ def _sigterm(scene: Scene, *, again: bool) -> Figures:
     scene.publishing.steadily(60)
     (member,) = scene.workers(1, SHUTDOWN_GRACE="3s")
     long = [
-        *_publish(scene, 2, Quick, work_ms=int(LONG_SECONDS * 1000)),
-        *_publish(scene, 2, Threaded, work_ms=int(LONG_SECONDS * 1000)),
+        *_publish(scene, 2, Quick, work_ms=int(HANDED_ON_SECONDS * 1000)),
+        *_publish(scene, 2, Threaded, work_ms=int(HANDED_ON_SECONDS * 1000)),
         *_publish(scene, 1, Apart, work_ms=3_900),
     ]
     _started(scene, long)
