@@ -6,6 +6,12 @@ from tests.chaos.verdict import Verdict, against
 SETTLE_SECONDS = 0.5
 """What was told so shortly before its worker died may not be settled yet, and run again."""
 
+LEDGER_LOST = ("redis flushed", "redis restarted")
+"""After these nothing knows that a job has ended whose watchdog copy is still on its way."""
+
+COPIED = "it runs for long"
+"""The reason that a watchdog copy carries."""
+
 
 def executions_explained(history: History) -> Verdict:
     """A job runs once, and again only for a reason: it was retried or snoozed, or its worker was hurt meanwhile."""
@@ -64,6 +70,11 @@ def in_flight_at(history: History, run: Execution, incident: Incident) -> bool:
     if incident.what == "left":
         # What ends while its worker leaves is settled; what does not is handed on.
         return run.ended is None or (run.how == "cancelled" and run.ended >= incident.begin)
+    if incident.what in LEDGER_LOST and any(
+        record.reason == COPIED and run.started <= record.written and record.written >= incident.begin
+        for record in history.records.get(run.job_id, [])
+    ):
+        return True
     return _told_at(history, run) >= incident.begin - SETTLE_SECONDS
 
 

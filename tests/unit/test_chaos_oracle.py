@@ -316,6 +316,19 @@ def test_what_its_worker_told_just_before_it_died_may_be_run_again() -> None:
     assert objections(history) == {}
 
 
+def test_a_watchdog_copy_may_run_again_once_the_ledger_is_lost_and_nothing_else_that_ended_long_before() -> (
+    None
+):
+    history = healthy()
+    history.incidents.append(Incident("redis flushed", 4.0, 4.5))
+    history.executions.append(execution("a", 5.0, 5.2))
+    assert "executions" in objections(history)
+    copied = healthy()
+    copied.incidents, copied.executions = history.incidents, history.executions
+    copied.carried.append(replace(record("a", 5, 4.2), reason="it runs for long"))
+    assert "executions" not in objections(copied)
+
+
 def test_an_end_told_twice_by_a_crash_in_between_is_no_move() -> None:
     history = healthy()
     history.incidents.append(Incident("ended with -9", 1.25, 1.3, 1))

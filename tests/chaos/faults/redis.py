@@ -10,11 +10,8 @@ from tests.chaos.handlers import Quick, Urgent
 from tests.chaos.proxy import Proxy
 from tests.chaos.scene import Scene
 
-UNSETTLED_SECONDS = 5.0
-"""What ended so shortly before the ledger was lost is read again, and runs again: nothing remembers it.
-
-What left a watchdog copy is: the copy comes back once a lease of 3 s has passed, by hops of a second.
-"""
+UNSETTLED_SECONDS = 2.0
+"""What ended so shortly before the ledger was lost is read again, and runs again: nothing remembers it."""
 
 UNLEASED_SECONDS = 1.5
 """Until leases are renewed, what was admitted before is held by nobody, and a copy of it may run as well."""
