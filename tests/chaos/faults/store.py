@@ -96,6 +96,7 @@ def _sinks_backends(scene: Scene, what: str) -> int:
 
 TERMINATED = "pg_terminate_backend(pid)"
 WAITING = "wait_event_type = 'Lock'"
+DEADLOCK = "deadlock detected"
 
 
 @fault("postgres-down", seconds=90)
@@ -154,8 +155,7 @@ def postgres_deadlock(scene: Scene, seed: random.Random) -> Figures:
     with hurt(scene, figures, "deadlocks"), _store(scene) as database:
         for _ in range(4):
             _deadlock(scene, database)
-    victim = _logged(scene, "deadlock detected")
-    figures.check("deadlocks", victim >= 4, victim, "the sink was not the victim each time")
+    figures.note("deadlocks", _logged(scene, DEADLOCK))
     _same_sink(scene, figures, pid)
     afterwards(scene, figures)
     return figures
@@ -163,6 +163,7 @@ def postgres_deadlock(scene: Scene, seed: random.Random) -> Figures:
 
 def _deadlock(scene: Scene, database: Engine) -> None:
     """Lock the rows of jobs that run; once the sink waits for one, want the positions, which it has locked."""
+    told = _logged(scene, DEADLOCK)
     running = scene.publishing.publish([scene.publishing.payload(Quick, work_ms=1_500) for _ in range(20)])
     ids = [one.job_id for one in running]
     rows = text("select job_id from job_executions where job_id = any(:ids) order by job_id desc for update")
@@ -172,6 +173,7 @@ def _deadlock(scene: Scene, database: Engine) -> None:
         wait_until(lambda: bool(other.execute(rows, {"ids": ids}).all()), 10, "the jobs are tracked")
         wait_until(lambda: _sinks_backends(scene, WAITING) > 0, 20, "the sink waits for a row")
         other.execute(text("select position from sink_positions order by partition desc for update"))
+    wait_until(lambda: _logged(scene, DEADLOCK) > told, 10, "the sink tells that it was the victim")
 
 
 @fault("postgres-no-connections", seconds=50)
