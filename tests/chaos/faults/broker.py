@@ -89,7 +89,7 @@ def incident(scene: Scene, what: str, victim: Member | None = None) -> Iterator[
 # -- the broker ------------------------------------------------------------------------------------------
 
 
-@fault("broker-killed", seconds=50)
+@fault("broker-killed", seconds=90)
 def broker_killed(scene: Scene, seed: random.Random) -> Figures:
     """kill -9 of the broker and a start, twice, while jobs run."""
     figures = Figures()
@@ -108,7 +108,7 @@ def broker_killed(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("broker-restarted", seconds=50)
+@fault("broker-restarted", seconds=65)
 def broker_restarted(scene: Scene, seed: random.Random) -> Figures:
     """The broker is stopped as an operator does it, is away for longer than sessions, and starts again."""
     figures = Figures()
@@ -126,7 +126,7 @@ def broker_restarted(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("broker-frozen", seconds=75)
+@fault("broker-frozen", seconds=65)
 def broker_frozen(scene: Scene, seed: random.Random) -> Figures:
     """SIGSTOP of the broker for 30 s: connections stay, nothing answers, then all that was sent is dealt with."""
     figures = Figures()
@@ -166,7 +166,7 @@ def kafka_half_open(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("kafka-cut-off", seconds=55)
+@fault("kafka-cut-off", seconds=70)
 def kafka_cut_off(scene: Scene, seed: random.Random) -> Figures:
     """One of two workers loses the broker and keeps the ledger: the other takes over, and repeats nothing."""
     figures = Figures()
@@ -189,7 +189,7 @@ def kafka_cut_off(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("kafka-lossy", seconds=50)
+@fault("kafka-lossy", seconds=60)
 def kafka_lossy(scene: Scene, seed: random.Random) -> Figures:
     """Connections to the broker break at random, each about once a second, for 15 s."""
     figures = Figures()
@@ -202,7 +202,7 @@ def kafka_lossy(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("kafka-answers-lost", seconds=50)
+@fault("kafka-answers-lost", seconds=60)
 def kafka_answers_lost(scene: Scene, seed: random.Random) -> Figures:
     """The broker does what workers ask and its answers get lost: records are written unheard."""
     figures = Figures()
@@ -218,7 +218,7 @@ def kafka_answers_lost(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("kafka-throttled", seconds=60)
+@fault("kafka-throttled", seconds=65)
 def kafka_throttled(scene: Scene, seed: random.Random) -> Figures:
     """No more than 8 KB/s pass between a worker and the broker on each connection, for 20 s."""
     figures = Figures()
@@ -231,7 +231,7 @@ def kafka_throttled(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("session-lost", seconds=65)
+@fault("session-lost", seconds=55)
 def session_lost(scene: Scene, seed: random.Random) -> Figures:
     """The broker's answers take longer than sessions last, while jobs run for longer still: each runs once."""
     figures = Figures()

@@ -38,7 +38,7 @@ def _others(number: int, chance: random.Random, secret: str) -> Payload:
     return kind(number=number, work_ms=5, password=secret)
 
 
-@fault("retry-storm", seconds=130)
+@fault("retry-storm", seconds=150)
 def retry_storm(scene: Scene, seed: random.Random) -> Figures:
     """What 5,000 jobs need is down, 50,000 with CHAOS_LONG: few attempts are spent, other types do not notice."""
     figures = Figures()
@@ -109,7 +109,7 @@ def _storm(scene: Scene) -> set[str]:
     return {one.job_id for one in storm}
 
 
-@fault("broker-disk-full", seconds=70)
+@fault("broker-disk-full", seconds=65)
 def broker_disk_full(scene: Scene, seed: random.Random) -> Figures:
     """No file of the broker may grow, as on a full disk: it halts, and halts when it starts; then there is space."""
     figures = Figures()

@@ -17,6 +17,7 @@ from tests.chaos.scene import Scene
 from tests.processes import wait_until
 
 CHANGE_EVERY_SECONDS = 2.0
+STORM_SECONDS = 120
 FEWEST, MOST = 3, 5
 LEAVES_WITHIN_SECONDS = 20.0
 """Far more than the scene's grace: it is a busy machine. One that stays on keeps the whole group waiting."""
@@ -79,16 +80,18 @@ class Coming:
         return not self._leaving
 
 
-def _storm(scene: Scene, seed: random.Random, seconds: float, per_second: float) -> Figures:
+@fault("rebalance-storm", seconds=200)
+def rebalance_storm(scene: Scene, seed: random.Random) -> Figures:
+    """A worker joins or leaves every 2 s for 2 min, three to five of them, under load."""
     figures = Figures()
-    scene.publishing.steadily(per_second, stormy)
+    scene.publishing.steadily(100, stormy)
     # A third worker may get no partition of a topic with four, so nobody waits for it to run something.
     coming = Coming(scene, seed, [*scene.workers(2), scene.worker()])
     scene.wait_for_ends(150)
     before = sum(scene.committed().values())
     generations = commits_of(PRIMARY, scene.settings.kafka).generations
     began = time.time()
-    while time.time() < began + seconds:
+    while time.time() < began + STORM_SECONDS:
         coming.change()
         scene.play(CHANGE_EVERY_SECONDS)
     over = time.time()
@@ -117,19 +120,7 @@ def _ends_per_span(scene: Scene, began: float, over: float) -> list[int]:
     ]
 
 
-@fault("rebalance-storm", seconds=175)
-def rebalance_storm(scene: Scene, seed: random.Random) -> Figures:
-    """A worker joins or leaves every 2 s for 2 min, three to five of them, under load."""
-    return _storm(scene, seed, 120, 100)
-
-
-@fault("rebalance-storm-short", seconds=85)
-def rebalance_storm_short(scene: Scene, seed: random.Random) -> Figures:
-    """The same for 40 s."""
-    return _storm(scene, seed, 40, 80)
-
-
-@fault("frozen-during-rebalance", seconds=75)
+@fault("frozen-during-rebalance", seconds=90)
 def frozen_during_rebalance(scene: Scene, seed: random.Random) -> Figures:
     """SIGSTOP of a worker while others wait for it in a rebalance; it comes back within its session, or later."""
     figures = Figures()
@@ -175,7 +166,7 @@ def slow_hand_over(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("late-resume", seconds=50)
+@fault("late-resume", seconds=65)
 def late_resume(scene: Scene, seed: random.Random) -> Figures:
     """Workers take a second to resume after they were given partitions, also those that had none before."""
     figures = Figures()

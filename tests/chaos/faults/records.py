@@ -280,7 +280,7 @@ def _newer(codec: Codec) -> dict[str, Any]:
 # -- too much of it --------------------------------------------------------------------------------------
 
 
-@fault("oversize", seconds=40)
+@fault("oversize", seconds=20)
 def oversize(scene: Scene, seed: random.Random) -> Figures:
     """Jobs too large to publish are refused; those of others up to the broker's limit run, retry and die."""
     figures = Figures()
@@ -325,7 +325,7 @@ def _filling(scene: Scene, size: int) -> str:
 KEYS, PARALLEL = 12, 100
 
 
-@fault("published-100-times", seconds=40, ci=True)
+@fault("published-100-times", seconds=30, ci=True)
 def published_100_times(scene: Scene, seed: random.Random) -> Figures:
     """Each of 12 keys is published 100 times in parallel, with a kill -9 among them: each has one effect."""
     figures = Figures()

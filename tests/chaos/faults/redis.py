@@ -29,7 +29,7 @@ def behind_proxy(scene: Scene) -> Proxy:
     return proxy
 
 
-@fault("redis-down", seconds=95)
+@fault("redis-down", seconds=100)
 def redis_down(scene: Scene, seed: random.Random) -> Figures:
     """Redis is gone for 60 s: queues that need it wait, `critical` goes on."""
     figures = Figures()
@@ -53,7 +53,7 @@ def redis_down(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("redis-flushed", seconds=40, ci=True)
+@fault("redis-flushed", seconds=30, ci=True)
 def redis_flushed(scene: Scene, seed: random.Random) -> Figures:
     """FLUSHALL, twice: leases, fences and the memory of what completed are gone, while jobs run."""
     figures = Figures()
@@ -68,7 +68,7 @@ def redis_flushed(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("redis-restarted", seconds=40)
+@fault("redis-restarted", seconds=30)
 def redis_restarted(scene: Scene, seed: random.Random) -> Figures:
     """Redis is killed and starts again with whatever it kept, which may be nothing."""
     figures = Figures()
@@ -134,7 +134,7 @@ def redis_lossy(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("redis-no-connections", seconds=45)
+@fault("redis-no-connections", seconds=55)
 def redis_no_connections(scene: Scene, seed: random.Random) -> Figures:
     """Others hold all the connections that Redis has, for 10 s, and the workers' are closed."""
     figures = Figures()

@@ -99,7 +99,7 @@ WAITING = "wait_event_type = 'Lock'"
 DEADLOCK = "deadlock detected"
 
 
-@fault("postgres-down", seconds=90)
+@fault("postgres-down", seconds=95)
 def postgres_down(scene: Scene, seed: random.Random) -> Figures:
     """PostgreSQL crashes and stays away for 60 s, or 5 min with CHAOS_LONG; jobs do not notice."""
     figures = Figures()
@@ -113,7 +113,7 @@ def postgres_down(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("postgres-half-open", seconds=55)
+@fault("postgres-half-open", seconds=45)
 def postgres_half_open(scene: Scene, seed: random.Random) -> Figures:
     """PostgreSQL does what it is asked and its answers get lost, for 15 s: the sink knows of no commit."""
     figures = Figures()
@@ -129,7 +129,7 @@ def postgres_half_open(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("postgres-backends-killed", seconds=45)
+@fault("postgres-backends-killed", seconds=40)
 def postgres_backends_killed(scene: Scene, seed: random.Random) -> Figures:
     """pg_terminate_backend on all that the sink has, again and again, for 12 s."""
     figures = Figures()
@@ -146,7 +146,7 @@ def postgres_backends_killed(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("postgres-deadlock", seconds=30, ci=True)
+@fault("postgres-deadlock", seconds=25, ci=True)
 def postgres_deadlock(scene: Scene, seed: random.Random) -> Figures:
     """Another session locks what the sink writes in the opposite order; the sink is the victim, four times."""
     figures = Figures()
@@ -176,7 +176,7 @@ def _deadlock(scene: Scene, database: Engine) -> None:
     wait_until(lambda: _logged(scene, DEADLOCK) > told, 10, "the sink tells that it was the victim")
 
 
-@fault("postgres-no-connections", seconds=50)
+@fault("postgres-no-connections", seconds=45)
 def postgres_no_connections(scene: Scene, seed: random.Random) -> Figures:
     """Others hold all the connections that PostgreSQL has, and the sink's are closed, for 12 s."""
     figures = Figures()
@@ -215,7 +215,7 @@ def _take_all(scene: Scene, others: list[connection]) -> None:
                 return
 
 
-@fault("postgres-disk-full", seconds=60)
+@fault("postgres-disk-full", seconds=50)
 def postgres_disk_full(scene: Scene, seed: random.Random) -> Figures:
     """The disk that holds the store's tables is full for 15 s; then there is space again."""
     figures = Figures()
@@ -281,7 +281,7 @@ def sink_killed(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("sink-zombie", seconds=65)
+@fault("sink-zombie", seconds=60)
 def sink_zombie(scene: Scene, seed: random.Random) -> Figures:
     """One of two sinks freezes with events in its hands, the other takes over, it thaws and is fenced."""
     figures = Figures()

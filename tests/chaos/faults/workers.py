@@ -40,7 +40,7 @@ def _publish(scene: Scene, count: int, kind: type[Deed], **fields: object) -> li
     return scene.publishing.publish([scene.publishing.payload(kind, **fields) for _ in range(count)])
 
 
-@fault("kill-worker", seconds=45, ci=True)
+@fault("kill-worker", seconds=60, ci=True)
 def kill_worker(scene: Scene, seed: random.Random) -> Figures:
     """kill -9 of one of two workers at random moments, four times."""
     members = scene.under_load(80, ends=150)
@@ -93,25 +93,25 @@ def _kills_its_worker(scene: Scene, kind: type[Deed], how: str, *, neighbour_ms:
     return figures
 
 
-@fault("job-exits-worker", seconds=60)
+@fault("job-exits-worker", seconds=50)
 def job_exits_worker(scene: Scene, seed: random.Random) -> Figures:
     """A job in the loop ends its worker's process; it is dead after five workers, its neighbours are unharmed."""
     return _kills_its_worker(scene, Quick, "exit")
 
 
-@fault("job-segfaults-worker", seconds=60)
+@fault("job-segfaults-worker", seconds=55)
 def job_segfaults_worker(scene: Scene, seed: random.Random) -> Figures:
     """A job in a thread reads address 0; it is dead after five workers, its neighbours are unharmed."""
     return _kills_its_worker(scene, Threaded, "segfault")
 
 
-@fault("job-exits-beside-long-jobs", seconds=70)
+@fault("job-exits-beside-long-jobs", seconds=60)
 def job_exits_beside_long_jobs(scene: Scene, seed: random.Random) -> Figures:
     """The same beside jobs that run for longer than it takes to die again: nobody may think that they did it."""
     return _kills_its_worker(scene, Quick, "exit", neighbour_ms=12_000)
 
 
-@fault("job-out-of-memory", seconds=25)
+@fault("job-out-of-memory", seconds=40)
 def job_out_of_memory(scene: Scene, seed: random.Random) -> Figures:
     """A process handler is killed as the kernel does; its job is dead, the worker and other processes go on."""
     figures = Figures()
@@ -128,13 +128,13 @@ def job_out_of_memory(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("sigterm", seconds=45, ci=True)
+@fault("sigterm", seconds=35, ci=True)
 def sigterm(scene: Scene, seed: random.Random) -> Figures:
     """SIGTERM amid short and long jobs: short ones end and are not run again, long ones are handed on."""
     return _sigterm(scene, again=False)
 
 
-@fault("sigterm-twice", seconds=45)
+@fault("sigterm-twice", seconds=55)
 def sigterm_twice(scene: Scene, seed: random.Random) -> Figures:
     """A second SIGTERM a second after the first one."""
     return _sigterm(scene, again=True)
@@ -169,7 +169,7 @@ def _sigterm(scene: Scene, *, again: bool) -> Figures:
     return figures
 
 
-@fault("zombie-worker", seconds=50, ci=True)
+@fault("zombie-worker", seconds=40, ci=True)
 def zombie_worker(scene: Scene, seed: random.Random) -> Figures:
     """SIGSTOP of a worker beyond its session and its leases, and back: it neither commits nor overwrites."""
     figures = Figures()
@@ -189,7 +189,7 @@ def zombie_worker(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("handler-longer-than-any-poll", seconds=40)
+@fault("handler-longer-than-any-poll", seconds=35)
 def handler_longer_than_any_poll(scene: Scene, seed: random.Random) -> Figures:
     """Handlers that run for longer than the session and five leases: once, while all others go on."""
     figures = Figures()
@@ -205,7 +205,7 @@ def handler_longer_than_any_poll(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("handler-blocks-the-loop", seconds=40)
+@fault("handler-blocks-the-loop", seconds=50)
 def handler_blocks_the_loop(scene: Scene, seed: random.Random) -> Figures:
     """A handler sleeps in its worker's loop for longer than session and lease; the other worker goes on."""
     figures = Figures()
@@ -220,7 +220,7 @@ def handler_blocks_the_loop(scene: Scene, seed: random.Random) -> Figures:
     return figures
 
 
-@fault("handler-never-returns", seconds=35)
+@fault("handler-never-returns", seconds=30)
 def handler_never_returns(scene: Scene, seed: random.Random) -> Figures:
     """Process handlers that never return, more than there are processes: killed at their timeout, slots freed."""
     figures = Figures()
