@@ -1,22 +1,17 @@
 """`python -m tests.chaos --fault kill-worker --seed 7`: play faults against real processes and print the verdicts."""
 
-import queue
 import random
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from tests.chaos.faults import Fault, load
-from tests.chaos.run import HISTORIES, play
-from tests.chaos.scene import Theatre
+from tests.chaos.run import HISTORIES, played, side_by_side
 from tests.chaos.table import Report, draw
 
 
@@ -66,70 +61,19 @@ def main(
         )
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     if stacks > 1 and soak_minutes is None:
-        played = _side_by_side(chosen, seed, histories, stacks)
+        coming = side_by_side(chosen, seed, histories, stacks)
     else:
-        played = _played(_programme(chosen, seed, soak_minutes), histories)
+        coming = played(_programme(chosen, seed, soak_minutes), histories)
     reports: list[Report] = []
     if not as_json:
         console.print(f"seed {seed}, histories in {histories}")
-    for report in played:
+    for report in coming:
         reports.append(report)
         word = "ok" if report.holds else "VIOLATED"
         print(report.as_json() if as_json else f"{report.fault} {word} in {report.seconds:.0f} s", flush=True)
     if not as_json:
         draw(reports, console)
     sys.exit(0 if all(report.holds for report in reports) else 1)
-
-
-def _side_by_side(chosen: list[Fault], seed: int, histories: Path, stacks: int) -> Iterator[Report]:
-    """Play the faults in so many processes of their own, each with its stack, and yield reports as they come."""
-    shares: list[list[Fault]] = [[] for _ in range(stacks)]
-    for fault in sorted(chosen, key=lambda one: -one.seconds):
-        min(shares, key=lambda share: sum(one.seconds for one in share)).append(fault)
-    # The longest ones are the heaviest: side by side they would starve each other.
-    for share in shares[1::2]:
-        share.reverse()
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def follow(player: subprocess.Popen[str]) -> None:
-        assert player.stdout is not None
-        for line in player.stdout:
-            lines.put(line)
-        lines.put(None)
-
-    players = []
-    try:
-        for share in filter(None, shares):
-            faults = [argument for fault in share for argument in ("--fault", fault.name)]
-            command = [sys.executable, "-m", "tests.chaos", *faults, "--seed", str(seed), "--json"]
-            player = subprocess.Popen([*command, "--to", str(histories)], stdout=subprocess.PIPE, text=True)
-            players.append(player)
-            threading.Thread(target=follow, args=(player,), daemon=True).start()
-        missing = {fault.name for fault in chosen}
-        for _ in players:
-            while (line := lines.get()) is not None:
-                report = Report.from_json(line)
-                missing.discard(report.fault)
-                yield report
-        for name in sorted(missing):
-            yield Report(name, seed, 0.0, error="its player ended before")
-    finally:
-        for player in players:
-            player.terminate()
-            player.wait(60)
-
-
-def _played(programme: Iterable[tuple[Fault, int]], histories: Path) -> Iterator[Report]:
-    """Yield the report on each fault; one stack serves all of them."""
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    folder.chmod(0o711)  # PostgreSQL may run as another account, and must be able to reach its data
-    theatre = Theatre(folder / "stack")
-    try:
-        for fault, seed in programme:
-            yield play(theatre, fault, seed, histories)
-    finally:
-        theatre.close()
-        folder.rmdir()
 
 
 def _programme(chosen: list[Fault], seed: int, soak_minutes: float | None) -> Iterator[tuple[Fault, int]]:

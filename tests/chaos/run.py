@@ -1,13 +1,20 @@
-"""Play one fault and judge it."""
+"""Play faults and judge them."""
 
+import multiprocessing
+import queue
 import random
 import shutil
+import signal
+import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from tests.chaos.faults import Fault
+from tests.chaos.faults import Fault, load
 from tests.chaos.oracle import judge
 from tests.chaos.scene import Theatre
 from tests.chaos.table import Report
@@ -42,3 +49,65 @@ def play(theatre: Theatre, fault: Fault, seed: int, histories: Path = HISTORIES)
         report.error = traceback.format_exc()
     report.seconds = time.monotonic() - began
     return report
+
+
+def played(programme: Iterable[tuple[Fault, int]], histories: Path) -> Iterator[Report]:
+    """Yield the report on each fault that is to be played with a seed; one stack serves all of them."""
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    folder.chmod(0o711)  # PostgreSQL may run as another account, and must be able to reach its data
+    theatre = Theatre(folder / "stack")
+    try:
+        for fault, seed in programme:
+            yield play(theatre, fault, seed, histories)
+    finally:
+        theatre.close()
+        folder.rmdir()
+
+
+def side_by_side(chosen: Sequence[Fault], seed: int, histories: Path, stacks: int) -> Iterator[Report]:
+    """Play the faults in so many processes of their own, each with its stack, and yield reports as they come."""
+    spawn = multiprocessing.get_context("spawn")
+    longest_first = [one.name for one in sorted(chosen, key=lambda one: -one.seconds)]
+    missing = set(longest_first)
+    with spawn.Manager() as manager:
+        left, reports = manager.list(longest_first), manager.Queue()
+        # The longest ones are the heaviest: side by side they would starve each other.
+        players = [
+            spawn.Process(target=_play_what_is_left, args=(left, -(number % 2), reports, seed, histories))
+            for number in range(stacks)
+        ]
+        try:
+            for player in players:
+                player.start()
+            while missing:
+                goes_on = any(player.is_alive() for player in players)
+                try:
+                    report = reports.get(timeout=1)
+                except queue.Empty:
+                    if goes_on:
+                        continue
+                    break
+                missing.discard(report.fault)
+                yield report
+        finally:
+            for player in players:
+                player.terminate()
+                player.join(60)
+    yield from (Report(name, seed, 0.0, error="its player ended before") for name in sorted(missing))
+
+
+def _play_what_is_left(left: Any, end: int, reports: Any, seed: int, histories: Path) -> None:
+    """Play what a list names, from one of its ends, until nothing is left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended on the way out
+    catalogue = load()
+
+    def programme() -> Iterator[tuple[Fault, int]]:
+        while True:
+            try:
+                name = left.pop(end)
+            except IndexError:
+                return
+            yield catalogue[name], seed
+
+    for report in played(programme(), histories):
+        reports.put(report)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -41,14 +41,6 @@ class Report:
     def as_json(self) -> str:
         """Return everything on one line, and whether it holds and what is wrong beside it."""
         return json.dumps({**asdict(self), "holds": self.holds, "complaint": self.complaint()}, default=str)
-
-    @classmethod
-    def from_json(cls, line: str) -> "Report":
-        """Return the report that a line holds."""
-        told = json.loads(line)
-        told["verdicts"] = [Verdict(**{**one, "story": tuple(one["story"])}) for one in told["verdicts"]]
-        told["history"] = Path(told["history"])
-        return cls(**{field.name: told[field.name] for field in fields(cls)})
 
 
 def draw(reports: Sequence[Report], console: Console) -> None:
