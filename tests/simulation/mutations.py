@@ -236,6 +236,21 @@ def drops_what_it_reads_back(self: Intake, *records: object) -> None:
     pass
 
 
+_take_all = Intake.take
+
+
+@mutation(Intake, "take", "ran before")
+def lets_what_is_read_pass_what_is_skipped(
+    self: Intake, records: Iterable[Record], offsets: PartitionOffsets
+) -> None:
+    surplus = self._window.surplus
+    with (
+        patch.object(surplus, "skipped_unread", return_value=False),
+        patch.object(surplus, "takes", lambda lane, delivery: not surplus.crowds(lane)),
+    ):
+        _take_all(self, records, offsets)
+
+
 # -- the world around ---------------------------------------------------------------------------------------
 
 
