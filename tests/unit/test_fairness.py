@@ -43,6 +43,11 @@ class Flood:
         await rig.settled()
         self.ran.clear()
 
+    def begin(self, rig: Rig, jobs: int = 200) -> None:
+        """Publish so many jobs of one organization."""
+        for number in range(jobs):
+            rig.put(Do(number=number), organization="flood")
+
 
 OPTIONS = {"window_records": 100, "worker_concurrency": 2}
 
@@ -51,8 +56,7 @@ async def test_a_quiet_organization_is_next_behind_a_flood_of_which_each_job_run
     flood = Flood()
     async with Rig(options=OPTIONS) as rig:
         await flood.learned(rig)
-        for number in range(FLOOD):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig, FLOOD)
         rig.put(Do(), organization="quiet")
         window = rig.worker.pipelines[WEBHOOKS.topic].window
         assert window.records <= 60, "the window has room for others"
@@ -76,8 +80,7 @@ async def test_no_slot_is_idle_while_something_is_skipped() -> None:
     flood.seconds = 0.005
     async with Rig(options={**OPTIONS, "window_records": 500}) as rig:
         await flood.learned(rig)
-        for number in range(1000):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig, 1000)
         pipeline = rig.worker.pipelines[WEBHOOKS.topic]
         while pipeline.window.surplus.lanes:
             idle.append(pipeline.window.records)
@@ -106,8 +109,7 @@ async def test_others_get_their_turn_while_records_are_read_back(monkeypatch: py
     flood = Flood()
     async with Rig(options=OPTIONS) as rig:
         await flood.learned(rig)
-        for number in range(200):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig)
         skipped = len(rig.worker.pipelines[WEBHOOKS.topic].window.surplus)
         flood.slow = False
         other = asyncio.create_task(takes_turns())
@@ -122,8 +124,7 @@ async def test_a_handover_forgets_what_is_skipped_and_it_is_read_again() -> None
     flood = Flood()
     async with Rig(options=OPTIONS) as rig:
         await flood.learned(rig)
-        for number in range(200):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig)
         position = rig.position()
         assert position is not None
         window = rig.worker.pipelines[WEBHOOKS.topic].window
@@ -146,8 +147,7 @@ async def test_a_broker_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPa
     async with Rig(options=OPTIONS) as rig:
         await flood.learned(rig)
         rig.shelf.down = True
-        for number in range(200):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig)
         flood.slow = False
         await eventually(lambda: rig.worker.pipelines[WEBHOOKS.topic].window.records == 0)
         assert 50 <= len(flood.ran) < 70
@@ -160,8 +160,7 @@ async def test_what_retention_has_taken_is_settled_and_told(caplog: pytest.LogCa
     flood = Flood()
     async with Rig(options=OPTIONS) as rig:
         await flood.learned(rig)
-        for number in range(200):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig)
         rig.shelf.starts[WEBHOOKS.topic, 0] = 20 + 150
         flood.slow = False
         await rig.settled()
@@ -178,8 +177,7 @@ async def test_what_does_not_come_though_it_is_there_is_not_given_up(
     flood = Flood()
     async with Rig(options=OPTIONS) as rig:
         await flood.learned(rig)
-        for number in range(200):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig)
         log = rig.shelf.records[WEBHOOKS.topic, 0]
         lost = log.pop(20 + 120)
         flood.slow = False
@@ -194,8 +192,7 @@ async def test_an_invalid_record_that_was_skipped_is_refused_when_it_is_read_bac
     flood = Flood()
     async with Rig(options=OPTIONS) as rig:
         await flood.learned(rig)
-        for number in range(200):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig)
         rig.put_bytes(WEBHOOKS, b"flood", b"no avro", {})
         assert rig.written(WEBHOOKS.dead_letter_topic) == []
         flood.slow = False
@@ -207,8 +204,7 @@ async def test_an_urgent_job_of_a_flood_is_taken_in_by_its_header() -> None:
     flood = Flood()
     async with Rig(options=OPTIONS) as rig:
         await flood.learned(rig)
-        for number in range(200):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig)
         rig.put(Do(number=-1), organization="flood", headers={"priority": b"1"}, priority=1)
         rig.put(Do(number=-2), organization="flood", priority=1)
         await eventually(lambda: ("flood", -1) in flood.ran)
@@ -226,8 +222,7 @@ async def test_a_lane_that_is_not_filled_up_is_a_stall(monkeypatch: pytest.Monke
     flood = Flood()
     async with Rig(options=OPTIONS) as rig:
         await flood.learned(rig)
-        for number in range(200):
-            rig.put(Do(number=number), organization="flood")
+        flood.begin(rig)
         refill = rig.worker.pipelines[WEBHOOKS.topic].refill
         assert not refill.could_go_on
         flood.slow = False
