@@ -89,6 +89,8 @@ def side_by_side(chosen: Sequence[Fault], seed: int, histories: Path, stacks: in
                     break
                 missing.discard(report.fault)
                 yield report
+            for player in players:
+                player.join(60)  # it ends its stack
         finally:
             for player in players:
                 player.terminate()
