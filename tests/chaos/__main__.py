@@ -1,7 +1,6 @@
 """`python -m tests.chaos --fault kill-worker --seed 7`: play faults against real processes and print the verdicts."""
 
 import random
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import click
 from rich.console import Console
 
 from tests.chaos.faults import Fault, load
-from tests.chaos.run import HISTORIES, played, side_by_side
+from tests.chaos.run import HISTORIES, exit_when_terminated, played, side_by_side
 from tests.chaos.table import Report, draw
 
 
@@ -39,7 +38,7 @@ def main(
     stacks: int,
 ) -> None:
     """Play faults against real processes, judge them by the oracle, exit 1 when an invariant is violated."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended on the way out
+    exit_when_terminated()
     catalogue = load()
     console = Console(width=max(110, Console().width))
     if listed:

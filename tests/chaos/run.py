@@ -51,6 +51,11 @@ def play(theatre: Theatre, fault: Fault, seed: int, histories: Path = HISTORIES)
     return report
 
 
+def exit_when_terminated() -> None:
+    """Let SIGTERM end this process by an exception, so that what was started is ended on the way out."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
 def played(programme: Iterable[tuple[Fault, int]], histories: Path) -> Iterator[Report]:
     """Yield the report on each fault that is to be played with a seed; one stack serves all of them."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -100,7 +105,7 @@ def side_by_side(chosen: Sequence[Fault], seed: int, histories: Path, stacks: in
 
 def _play_what_is_left(left: Any, end: int, reports: Any, seed: int, histories: Path) -> None:
     """Play what a list names, from one of its ends, until nothing is left."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended on the way out
+    exit_when_terminated()
     catalogue = load()
 
     def programme() -> Iterator[tuple[Fault, int]]:

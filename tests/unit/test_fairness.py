@@ -117,7 +117,7 @@ async def test_others_get_their_turn_while_records_are_read_back(monkeypatch: py
         other.cancel()
     assert sum(size for _, size in parts) == skipped
     assert max(size for _, size in parts) <= AT_ONCE
-    assert len({turn for turn, _ in parts}) == len(parts)
+    assert len({turn for turn, _ in parts}) == len(parts) >= skipped // AT_ONCE > 1
 
 
 async def test_a_handover_forgets_what_is_skipped_and_it_is_read_again() -> None:
@@ -149,8 +149,8 @@ async def test_a_broker_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPa
         rig.shelf.down = True
         flood.begin(rig)
         flood.slow = False
-        surplus = rig.worker.pipelines[WEBHOOKS.topic].window.surplus
-        await eventually(lambda: len(flood.ran) == 200 - len(surplus))
+        window = rig.worker.pipelines[WEBHOOKS.topic].window
+        await eventually(lambda: window.records == 0 and len(flood.ran) == 200 - len(window.surplus))
         assert 50 <= len(flood.ran) < 70
         rig.shelf.down = False
         await rig.settled()

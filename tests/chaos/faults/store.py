@@ -155,7 +155,8 @@ def postgres_deadlock(scene: Scene, seed: random.Random) -> Figures:
     with hurt(scene, figures, "deadlocks"), _store(scene) as database:
         for _ in range(4):
             _deadlock(scene, database)
-    figures.note("deadlocks", _logged(scene, DEADLOCK))
+    victim = _logged(scene, DEADLOCK)
+    figures.check("deadlocks", victim >= 4, victim, "the sink was not the victim each time")
     _same_sink(scene, figures, pid)
     afterwards(scene, figures)
     return figures
