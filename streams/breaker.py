@@ -124,7 +124,7 @@ class Breaker:
 
 
 class Breakers:
-    """The breakers of one queue's job types on one worker: fed with every outcome, asked before every run."""
+    """The breakers of one queue's job types on one worker: fed with every outcome, asked of every record and run."""
 
     def __init__(self) -> None:
         self.open: set[str] = set()
@@ -134,13 +134,15 @@ class Breakers:
 
     def aside(self, delivery: Delivery, now: datetime, jitter: float) -> Snoozed | None:
         """Return the snooze of a delivery that must step aside, or None when it may run."""
-        breakers = self._of(delivery)
-        for breaker in breakers:
+        for breaker in self._of(delivery):
             if breaker.holds(delivery, now):
                 return breaker.aside(now, jitter)
-        for breaker in breakers:
-            breaker.let_run(delivery, now)
         return None
+
+    def let_run(self, delivery: Delivery, now: datetime) -> None:
+        """Note that a delivery that need not step aside is about to run: it may be the probe."""
+        for breaker in self._of(delivery):
+            breaker.let_run(delivery, now)
 
     def succeeded(self, delivery: Delivery, started_at: datetime, now: datetime) -> None:
         """Take a success of a job type that is `failing`; no other's matters."""

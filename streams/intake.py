@@ -1,15 +1,18 @@
 """What becomes of a record that is read: it waits in the window, is skipped, or is settled otherwise at once."""
 
 import logging
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from schemas.codec import NotAvro, UnknownSchema
+from streams.breaker import Breakers
 from streams.delivery import Decoder, Delivery, Record, read
 from streams.errors import InvalidRecord
 from streams.lanes import NOT_DUE
 from streams.offsets import PartitionOffsets
 from streams.operators import Operators
+from streams.outcome import Attempt
 from streams.queues import SHORTEST_DELAY, Queue
 from streams.refill import Refill
 from streams.runs import Runs
@@ -32,6 +35,7 @@ class Intake:
         operators: Operators,
         unbegun: Unbegun,
         runs: Runs,
+        breakers: Breakers,
         refill: Refill,
         clock: Callable[[], datetime],
     ) -> None:
@@ -42,15 +46,14 @@ class Intake:
         self._operators = operators
         self._unbegun = unbegun
         self._runs = runs
+        self._breakers = breakers
         self._refill = refill
         self._clock = clock
 
     def take(self, records: Iterable[Record], offsets: PartitionOffsets) -> None:
         """Take records that were read, in the order of their offsets."""
         now = self._clock()
-        orphaned, surplus, covered = (
-            self._runs.orphaned, self._window.surplus, self._operators.cancellations.cover,
-        )  # fmt: skip
+        orphaned, surplus, must_see = self._runs.orphaned, self._window.surplus, self._must_see()
         skipping = surplus.lanes
         for record in records:
             if not offsets.read(record.offset):
@@ -60,7 +63,7 @@ class Intake:
             if (
                 skipping
                 and (lane := skipping.get(record.key or b""))
-                and surplus.skipped_unread(lane, record, offsets, covered)
+                and surplus.skipped_unread(lane, record, offsets, must_see)
             ):
                 continue
             self._take(record, offsets, now, self._window.offer)
@@ -72,6 +75,18 @@ class Intake:
         now = self._clock()
         for record in records:
             self._take(record, offsets, now, self._window.add)
+
+    def _must_see(self) -> Callable[[Mapping[str, bytes]], bool]:
+        """Return what says of headers that their record is looked at, though others of its lane are skipped.
+
+        Its job is cancelled, or is of a type that steps aside in an outage: what comes later of its organization must
+        not wait until it is read back.
+        """
+        cancelled = self._operators.cancellations.cover
+        if not self._breakers.open:
+            return cancelled
+        away = {job_type.encode() for job_type in self._breakers.open}
+        return lambda headers: headers.get("ce_type") in away or cancelled(headers)
 
     def _take(
         self, record: Record, offsets: PartitionOffsets, now: datetime, add: Callable[[Delivery], object]
@@ -92,9 +107,18 @@ class Intake:
                 self._window.depart(delivery)
             elif due is not None and due - now >= SHORTEST_DELAY:
                 self._settlement.send_back(delivery, now, due)
-            elif said and self._unbegun.put_aside(delivery, now):
+            elif (said and self._unbegun.put_aside(delivery, now)) or self._steps_aside(delivery, now):
                 self._window.depart(delivery)
             elif due is not None and due > now:
                 self._window.hold(delivery, due, NOT_DUE)
             else:
                 add(delivery)
+
+    def _steps_aside(self, delivery: Delivery, now: datetime) -> bool:
+        """Return whether an outage holds a delivery back, and let it come again later if so."""
+        if not self._breakers.open:
+            return False
+        snoozed = self._breakers.aside(delivery, now, random.random())
+        if snoozed is not None:
+            self._settlement.finish(delivery, snoozed, Attempt(), None)
+        return snoozed is not None

@@ -129,8 +129,8 @@ class Pipeline:
             again=self.ask_again,
         )
         self._intake = Intake(
-            queue, codec, window, settlement, operators, self.unbegun, self.runs, self.refill, clock
-        )
+            queue, codec, window, settlement, operators, self.unbegun, self.runs, self._breakers, self.refill, clock
+        )  # fmt: skip
 
     # -- in ---------------------------------------------------------------------------------------------
 
@@ -187,8 +187,10 @@ class Pipeline:
 
     def _steps_aside(self, delivery: Delivery) -> bool:
         """Return whether a delivery does not run because of an outage, and has been put off."""
-        snoozed = self._breakers.aside(delivery, self._clock(), random.random())
+        now = self._clock()
+        snoozed = self._breakers.aside(delivery, now, random.random())
         if snoozed is None:
+            self._breakers.let_run(delivery, now)
             return False
         self.window.refund(delivery)
         self._settlement.finish(delivery, snoozed, Attempt(), None)

@@ -73,9 +73,11 @@ class RetryForwarder:
             "enable.auto.commit": False,
             "enable.partition.eof": False,
             "session.timeout.ms": int(settings.kafka_session_timeout.total_seconds() * 1000),
-            # Records are few and small: the default would keep 64 MiB of them in memory.
+            # Of each partition only the head is due: the defaults would keep 64 MiB, and fetch 1 MiB of each at once.
             "queued.max.messages.kbytes": 4096,
             "queued.min.messages": 1000,
+            "max.partition.fetch.bytes": 128 * 1024,
+            "fetch.max.bytes": 1024 * 1024,
             "log_level": 2,
         }
         self._producer = Producer(settings.kafka)

@@ -87,16 +87,16 @@ class Surplus:
         lane: "Lane",
         record: Record,
         offsets: PartitionOffsets,
-        covered: Callable[[Mapping[str, bytes]], bool],
+        must_see: Callable[[Mapping[str, bytes]], bool],
     ) -> bool:
         """Skip a record of a lane of which others are skipped, by its headers alone; False when it must be looked at.
 
-        `covered` says by its headers whether its job is cancelled.
+        `must_see` says of headers that their record must be looked at.
         """
         headers = headers_of(record)
         priority = priority_of(headers)
         # What kept its place in an order may stand before all that is skipped.
-        if "rank" in headers or self.is_urgent(lane, priority) or covered(headers):
+        if "rank" in headers or self.is_urgent(lane, priority) or must_see(headers):
             return False
         self.skip(lane, offsets, record.offset, priority)
         return True

@@ -61,7 +61,10 @@ class Outages:
             self.breakers.succeeded(job, started_at or self.now, self.now)
 
     def runs(self, job: Delivery) -> bool:
-        return self.breakers.aside(job, self.now, 0.0) is None
+        if self.breakers.aside(job, self.now, 0.0) is not None:
+            return False
+        self.breakers.let_run(job, self.now)
+        return True
 
     def trip(self, organizations: tuple[str, ...] = ("acme", "globex")) -> None:
         for number in range(HOST_STREAK):
@@ -342,6 +345,9 @@ class Machine(RuleBasedStateMachine):
         self.counter += 1
         job, was_open, probe = one(self.counter, organization), self.open, self.probe
         snoozed = self.breakers.aside(job, self.now, jitter)
+        assert self.probe == probe, "what is only asked about becomes no probe"
+        if snoozed is None:
+            self.breakers.let_run(job, self.now)
         assert probe in ("", self.probe), "nobody takes the place of a probe that is under way"
         if snoozed is None:
             self.running[job.identity] = job, self.now, self.probe == job.identity

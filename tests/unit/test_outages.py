@@ -1,5 +1,6 @@
 """Outages on a whole worker: what runs, what steps aside, what is written, and how it ends."""
 
+import asyncio
 from collections import Counter
 from datetime import timedelta
 
@@ -10,7 +11,7 @@ from streams.breaker import HOST_STREAK, TYPE_STREAK
 from streams.jobs import Job, Payload
 from streams.queues import WEBHOOKS
 from tests.conftest import ExpectedErrors
-from tests.rig import Do, Rig, handle, headers_of
+from tests.rig import Do, Rig, eventually, handle, headers_of
 
 pytestmark = pytest.mark.usefixtures("no_handlers")
 
@@ -94,6 +95,30 @@ async def test_what_steps_aside_takes_no_lease_and_is_told() -> None:
         carried = headers_of(rig.carried()[-1])
         assert (carried["attempt"], carried["snoozes"]) == ("1", "1")
         assert provider.asked["aside"] == 0
+
+
+async def test_what_comes_behind_a_flood_of_its_organization_steps_aside_at_once() -> None:
+    provider, flood = Provider(), asyncio.Event()
+    handle(provider.send)
+
+    async def waits(job: Job[Other]) -> None:
+        await flood.wait()
+
+    handle(waits)
+    async with Rig(options=ONE_SLOT | {"window_records": 100}) as rig:
+        for number in range(HOST_STREAK):
+            rig.put(Do(), organization=f"org-{number % 2}")
+        await rig.settled()
+        for _ in range(200):
+            rig.put(Other(), organization="org-0")
+        surplus = rig.worker.pipelines[WEBHOOKS.topic].window.surplus
+        skipped = len(surplus)
+        rig.put(Do(), organization="org-0", job_id="aside")
+        assert len(surplus) == skipped > 0
+        await eventually(lambda: "aside" in {one["jobId"] for one in rig.events("snoozed")})
+        flood.set()
+        await rig.settled()
+        assert len(rig.events("completed")) == 200
 
 
 async def test_a_probe_that_turns_out_to_be_done_leaves_its_place_to_the_next() -> None:
