@@ -211,7 +211,7 @@ def _configuration(worker_type: WorkerType, settings: Settings) -> dict[str, Any
         "broker": [f"kafka://{server.strip()}" for server in settings.kafka_bootstrap_servers.split(",")],
         "broker_credentials": _credentials(settings),
         "broker_client_id": f"streams-{worker_type}",
-        "broker_commit_interval": 0.25,
+        "broker_commit_interval": 0.1,
         "broker_max_poll_records": 500,
         # A handler may run for as long as its timeout says; being alive is told by heartbeats.
         "broker_max_poll_interval": 86_400.0,

@@ -97,6 +97,8 @@ class Delivery:
     """How often it found its job running elsewhere."""
     watched: bool = False
     """A copy waits in a retry topic in its stead, and its own record is settled."""
+    leads: bool = False
+    """When it was taken out of the window, nothing else of its organization was out."""
     charged: int = -1
     """What its organization was charged for it when it was taken out of the window; -1 while it is not out."""
 

@@ -163,10 +163,9 @@ class Pipeline:
         """Ask admission for batch after batch until the pipeline is stopped."""
         while self._taking:
             wanted = self.runs.wanted()
-            if wanted <= 0 or self._stands_still:
-                # Until a slot is free, or the queue goes on, nothing that is released in the window matters.
+            if self._stands_still:
                 await self._wait(None)
-            elif candidates := self.window.next(wanted, self._clock()):
+            elif candidates := self.window.next(wanted or self.runs.room, self._clock(), leading=wanted == 0):
                 heard = self._operators.heard
                 if self._breakers.open:
                     candidates = [one for one in candidates if not self._steps_aside(one)]
@@ -174,7 +173,8 @@ class Pipeline:
                 if self._operators.heard != heard:
                     self.obey()
             else:
-                await self._wait(self.window.wakes_at())
+                # While enough is ready, a slot will be free before what is released in the window matters.
+                await self._wait(self.window.wakes_at() if wanted else None)
 
     async def _wait(self, until: datetime | None) -> None:
         timeout = None if until is None else max((until - self._clock()).total_seconds(), 0.0)

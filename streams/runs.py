@@ -3,7 +3,6 @@
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -20,16 +19,11 @@ from streams.limits import DeliveryLimits
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, Cancelled, Completed, DeadLetter, Failure, Outcome
 from streams.quarantine import CLEAR_WITHIN, CRASH_LIMIT, SUSPECT_FROM, Quarantine
+from streams.ready import Ready
 from streams.settle import Settlement
 from streams.unledgered import Unledgered
 from streams.usage import Usage
 from streams.window import Window
-
-AHEAD = 200
-"""Most deliveries that are admitted before a slot is free for them."""
-
-AHEAD_SECONDS = 0.005
-"""For how long all slots have work in what is admitted ahead, at most."""
 
 YIELD_EVERY = 25
 """After that many jobs that never waited, others get their turn: the next batch is asked for while this one runs."""
@@ -37,7 +31,7 @@ YIELD_EVERY = 25
 STARTED_AFTER = timedelta(milliseconds=100)
 """A job that runs longer is told as `started`; a shorter one is one event, at its end."""
 
-WATCHED_FROM = 50
+WATCHED_FROM = 25
 """A running job that holds back the position for so many settled records leaves a copy and settles its own."""
 
 
@@ -97,14 +91,13 @@ class Runs:
         self._freed = freed
         self._aside = aside
         self._again = again
-        self._ready: deque[Running] = deque()
+        self._ready = Ready()
         self._filled = asyncio.Event()
         self._leased: dict[Delivery, Running] = {}
         self.orphaned: dict[tuple[int, int], Running] = {}
         """What runs on without its partition, by partition and offset."""
         self._changed = asyncio.Event()
         self._started = 0
-        self._finished = 0
         self.rounds = 0
         """How many runs have ended."""
         self.usage = Usage()
@@ -112,21 +105,18 @@ class Runs:
     # -- in ---------------------------------------------------------------------------------------------
 
     def wanted(self) -> int:
-        """Return how many to admit: the free slots, and ahead of them as many as lately ended twice over.
+        """Return how many to admit, for the free slots and ahead of them."""
+        return self._ready.wanted(self._concurrency - self._started, self._window.seconds_per_job)
 
-        But no more than a moment's work: what is ready is not overtaken by what a quiet organization publishes.
-        """
-        ahead = min(AHEAD, 2 * self._finished, int(AHEAD_SECONDS / self._window.seconds_per_job))
-        waiting = len(self._ready)
-        if waiting > ahead // 2:
-            return 0
-        self._finished = 0
-        return self._concurrency - self._started - waiting + ahead
+    @property
+    def room(self) -> int:
+        """Return how many may be admitted, though enough is ready, of organizations that have nothing under way."""
+        return self._ready.room(self._window.seconds_per_job)
 
     def add(self, delivery: Delivery) -> None:
         """Take a delivery that was admitted."""
         running = self._leased[delivery] = Running(delivery)
-        self._ready.append(running)
+        self._ready.put(running, time.monotonic())
         self._filled.set()
 
     def adopt(self, offset: int, offsets: PartitionOffsets) -> bool:
@@ -171,17 +161,17 @@ class Runs:
             while not self._ready:
                 self._filled.clear()
                 await self._filled.wait()
-            running = self._ready.popleft()
+            began = time.monotonic()
+            running = self._ready.pop(began)
             if not self._ready:
                 # What came while admission was asked has been slept through if that many were ready then.
                 self._freed.set()
             self._started += 1
-            began = time.monotonic()
             try:
                 await self._pass(running, call)
             finally:
                 self._started -= 1
-                self._finished += 1
+                self._ready.ended()
                 self.rounds += 1
                 self._leased.pop(running.delivery, None)
                 seconds = time.monotonic() - began
@@ -189,7 +179,7 @@ class Runs:
                 self.usage.add(running.delivery.organization_id, seconds)
                 self._freed.set()
                 self._changed.set()
-            if self._finished % YIELD_EVERY == 0:
+            if self.rounds % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
     async def _pass(self, running: Running, call: asyncio.Task[None]) -> None:
@@ -214,7 +204,7 @@ class Runs:
     async def _clear(self) -> None:
         """Give back what is ready, and wait until nobody holds a lease any more who might be blamed for a death."""
         while self._ready:
-            self._return(self._ready.popleft().delivery)
+            self._return(self._ready.pop(0.0).delivery)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLEAR_WITHIN.total_seconds()):
                 await self._settlement.settled()

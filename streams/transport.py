@@ -162,7 +162,8 @@ class Consumer(driver.Consumer):
         }
         if strange:
             await self._thread.call_thread(self._read_again, self._thread._ensure_consumer(), strange)
-        for tp in sorted(records, key=lambda tp: self._worker.urgency(tp.topic)):
+        # Of what is as urgent the least first: a flood keeps those waiting who share its partition, and nobody else.
+        for tp in sorted(records, key=lambda tp: (self._worker.urgency(tp.topic), len(records[tp]))):
             offsets = tracked[tp]
             if tp not in strange and offsets is not None:
                 await self._hand_in(Batch(Partition(*tp), records[tp], offsets))

@@ -118,14 +118,20 @@ class Window:
         if delivery.ordering_key is not None:
             self._lines.of(delivery).busy.add(delivery)
 
-    def next(self, limit: int, now: datetime) -> list[Delivery]:
-        """Take up to `limit` deliveries out of the window, each time of the lane that has used least."""
+    def next(self, limit: int, now: datetime, *, leading: bool = False) -> list[Delivery]:
+        """Take up to `limit` deliveries out of the window, each time of the lane that has used least.
+
+        With `leading` only while that is of an organization of which nothing is out.
+        """
         self._release(now)
         taken: list[Delivery] = []
         turns, estimates = self.turns, self._pace.by_type
         while len(taken) < limit and self._held_until is None and (lane := turns.top()) is not None:
+            if leading and lane.out:
+                break
             item = lane.pop()
             delivery = item.pop() if isinstance(item, Line) else item
+            delivery.leads = not lane.out
             seconds = estimates.get(delivery.handler.job_type, OVERHEAD_SECONDS)
             delivery.charged = int(seconds / lane.weight * 1e9)
             lane.records -= 1

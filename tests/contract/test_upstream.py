@@ -75,7 +75,8 @@ async def test_what_was_given_up_before_it_began_runs_when_its_partition_comes_b
         rig.ledger.down = True
         pipeline = rig.worker.pipelines[CRITICAL.topic]
         # Those that just ended let as many be admitted ahead of a free slot.
-        pipeline.runs._finished = 10
+        for _ in range(10):
+            pipeline.runs._ready.ended()
         given = [rig.record(Alert(number=number), job_id=f"job-{number}") for number in range(6)]
         records = [
             Read(CRITICAL.topic, 0, offset, b"acme", value, list(headers.items()))

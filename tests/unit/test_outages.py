@@ -98,12 +98,16 @@ async def test_what_steps_aside_takes_no_lease_and_is_told() -> None:
 
 
 async def test_what_comes_behind_a_flood_of_its_organization_steps_aside_at_once() -> None:
-    provider, flood = Provider(), asyncio.Event()
-    handle(provider.send)
+    flood = asyncio.Event()
+
+    async def fails(job: Job[Do]) -> None:
+        await asyncio.sleep(0.05)  # of what takes long, less is kept in the window
+        raise DOWN
 
     async def waits(job: Job[Other]) -> None:
         await flood.wait()
 
+    handle(fails)
     handle(waits)
     async with Rig(options=ONE_SLOT | {"window_records": 100}) as rig:
         for number in range(HOST_STREAK):
