@@ -11,10 +11,12 @@ import asyncio
 import logging
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, cast
 
+from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import _DefaultRecordBatchPy
@@ -31,6 +33,9 @@ log = logging.getLogger(__name__)
 FETCH_SECONDS = 1.0
 FETCH_SECONDS_WHEN_FULL = 0.01
 """How soon room is looked for while a partition has none; a window of quick jobs is drained in a tenth of a second."""
+
+HANDING = 1_000
+"""While so many records are on their way to agents no more are taken from the fetcher."""
 
 
 class Lenient(bytearray):
@@ -92,21 +97,49 @@ class ReadableRecords:
 aiokafka_fetcher.MemoryRecords = ReadableRecords
 
 
+def _fetcher(*args: Any, **options: Any) -> Any:
+    """Return aiokafka's fetcher, in which a partition that is not read on for a moment is in no other's way for long.
+
+    It asks a broker for nothing while anything that it has from there was not taken, by itself for 100 ms; after that
+    for the other partitions, and for that one again when these have been answered, which Faust lets take 1.5 s.
+    """
+    options |= {"prefetch_backoff": 0.02, "fetch_max_wait_ms": 100}
+    return aiokafka_fetcher.Fetcher(*args, **options)
+
+
+aiokafka_consumer.Fetcher = _fetcher
+
+
 class Batch:
     """Records of one partition on their way to the agent of its topic."""
 
-    __slots__ = ("dropped", "offsets", "partition", "records", "taken")
+    __slots__ = ("_changed", "dropped", "offsets", "partition", "records", "taken")
 
     def __init__(
-        self, partition: Partition, records: Sequence[ConsumerRecord], offsets: PartitionOffsets
+        self,
+        partition: Partition,
+        records: Sequence[ConsumerRecord],
+        offsets: PartitionOffsets,
+        changed: asyncio.Event,
     ) -> None:
         self.partition = partition
         self.records = records
         self.offsets = offsets
         """Those of the assignment under which the records were read."""
-        self.taken = asyncio.Event()
-        self.dropped = asyncio.Event()
+        self.taken = False
+        self.dropped = False
         """The flow was stopped before it was taken, and its queue may have been emptied."""
+        self._changed = changed
+
+    def take(self) -> None:
+        """Note that all of it was taken."""
+        self.taken = True
+        self._changed.set()
+
+    def drop(self) -> None:
+        """Note that it may not get there."""
+        self.dropped = True
+        self._changed.set()
 
 
 class Consumer(driver.Consumer):
@@ -117,7 +150,15 @@ class Consumer(driver.Consumer):
     assignments = 0
     commits = 0
     _left = False
-    _handing: Batch | None = None
+
+    @cached_property
+    def _handing(self) -> list[Batch]:
+        """What is on its way to agents."""
+        return []
+
+    @cached_property
+    def _changed(self) -> asyncio.Event:
+        return asyncio.Event()
 
     @cached_property
     def _committing(self) -> asyncio.Lock:
@@ -142,13 +183,14 @@ class Consumer(driver.Consumer):
 
     async def _fetch(self) -> None:
         self.rounds += 1
+        await self._let_go()
         if not self.flow_active:
             await self.wait_first(self.can_resume_flow.wait(), self._stopped.wait())
             return
         active = set(self._get_active_partitions())
         with_room = {tp for tp in active if self._worker.has_room(Partition(tp.topic, tp.partition))}
-        if not with_room:
-            await asyncio.sleep(FETCH_SECONDS_WHEN_FULL)
+        if not with_room or sum(len(batch.records) for batch in self._handing) >= HANDING:
+            await self._await_change()
             return
         tracked = {tp: self._worker.offsets(Partition(*tp)) for tp in with_room}
         timeout = FETCH_SECONDS if with_room == active else FETCH_SECONDS_WHEN_FULL
@@ -160,13 +202,13 @@ class Consumer(driver.Consumer):
             for tp, batch in records.items()
             if not self.flow_active or tracked[tp] is not self._worker.offsets(Partition(*tp))
         }
-        if strange:
-            await self._thread.call_thread(self._read_again, self._thread._ensure_consumer(), strange)
         # Of what is as urgent the least first: a flood keeps those waiting who share its partition, and nobody else.
         for tp in sorted(records, key=lambda tp: (self._worker.urgency(tp.topic), len(records[tp]))):
             offsets = tracked[tp]
             if tp not in strange and offsets is not None:
-                await self._hand_in(Batch(Partition(*tp), records[tp], offsets))
+                self._hand_in(Batch(Partition(*tp), records[tp], offsets, self._changed))
+        if strange:
+            await self._thread.call_thread(self._read_again, self._thread._ensure_consumer(), strange)
 
     @staticmethod
     async def _read_again(consumer: Any, first: Mapping[TP, int]) -> None:
@@ -181,25 +223,34 @@ class Consumer(driver.Consumer):
             if state is not None and state.has_valid_position and offset < state.position:
                 consumer.seek(TopicPartition(*tp), offset)
 
-    async def _hand_in(self, batch: Batch) -> None:
-        self._handing = batch
-        if not self.flow_active:
-            batch.dropped.set()
-        index = cast(Any, self.app.topics)._topic_name_index
-        for channel in index[batch.partition.topic]:
-            await self.wait_first(channel.put(batch), batch.dropped.wait())
-            await self.wait_first(batch.taken.wait(), batch.dropped.wait())
-        self._handing = None
-        # A queue that is emptied takes the batch along. A new assignment reads it again by itself.
-        if not batch.taken.is_set() and self._worker.offsets(batch.partition) is batch.offsets:
-            first = {TP(*batch.partition): batch.records[0].offset}
+    def _hand_in(self, batch: Batch) -> None:
+        self._handing.append(batch)
+        for channel in cast(Any, self.app.topics)._topic_name_index[batch.partition.topic]:
+            channel.queue.put_nowait(batch)
+
+    async def _let_go(self) -> None:
+        """Forget what was taken, and let be read again what was dropped before it was."""
+        first: dict[TP, int] = {}
+        for batch in [one for one in self._handing if one.taken or one.dropped]:
+            self._handing.remove(batch)
+            # A queue that is emptied takes the batch along. A new assignment reads it again by itself.
+            if not batch.taken and self._worker.offsets(batch.partition) is batch.offsets:
+                first.setdefault(TP(*batch.partition), batch.records[0].offset)
+        if first:
             await self._thread.call_thread(self._read_again, self._thread._ensure_consumer(), first)
+
+    async def _await_change(self) -> None:
+        """Wait until a batch was taken, and not for long, as there may be room elsewhere."""
+        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FETCH_SECONDS_WHEN_FULL):
+                await self._changed.wait()
 
     def stop_flow(self) -> None:
         """Read no more, and let go of what is being handed in."""
         super().stop_flow()
-        if self._handing is not None:
-            self._handing.dropped.set()
+        for batch in self._handing:
+            batch.drop()
 
     async def perform_seek(self) -> None:
         """Go back to what was committed, with the flow stopped; Faust resumes it afterwards.

@@ -7,6 +7,7 @@ import pytest
 from streams.client import SyncJobs
 from streams.publication import Publication
 from streams.queues import CRITICAL
+from streams.runs import WATCHED_FROM
 from tests.handlers import Work
 from tests.processes import Pipeline, wait_until
 
@@ -28,13 +29,13 @@ def position(pipeline: Pipeline) -> int:
 
 
 def test_a_slow_job_holds_the_position_while_later_ones_complete(pipeline: Pipeline) -> None:
-    slow, *quick = publish(pipeline, Work(work_ms=6000), *[Work(work_ms=1)] * 40)
+    slow, *quick = publish(pipeline, Work(work_ms=6000), *[Work(work_ms=1)] * (WATCHED_FROM - 1))
     pipeline.worker().start()
     pipeline.wait_for("completed", len(quick))
     assert slow not in {event["jobId"] for event in pipeline.events() if event["kind"] == "completed"}
     assert position(pipeline) <= 0, "the first record is still worked on"
-    pipeline.wait_for("completed", 41)
-    wait_until(lambda: position(pipeline) == 41, 10, "all positions are committed")
+    pipeline.wait_for("completed", WATCHED_FROM)
+    wait_until(lambda: position(pipeline) == WATCHED_FROM, 10, "all positions are committed")
 
 
 def test_a_slow_job_that_holds_many_back_is_passed_and_still_not_lost_to_a_kill(pipeline: Pipeline) -> None:

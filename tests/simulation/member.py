@@ -6,6 +6,7 @@ of `streams.transport.Consumer` of those names, and a change there is made here,
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ from streams.queues import RETRY_DELAYS
 from streams.refill import NotReadBack
 from streams.retry import goes_on_at, next_topic
 from streams.settings import Settings
-from streams.worker import Partition, Worker
+from streams.transport import HANDING
+from streams.worker import AT_ONCE, Partition, Worker
 from tests.simulation.broker import WORLD_BEGINS, Broker, CommitFailed, Group, SimulatedProducer, Stored
 from tests.simulation.ledger import Connection
 from tests.simulation.loop import Process
@@ -25,7 +27,7 @@ from tests.simulation.loop import Process
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-COMMIT_SECONDS = 0.25
+COMMIT_SECONDS = 0.1
 HEARTBEAT_SECONDS = 0.5
 FETCH_SECONDS = 1.0
 FETCH_SECONDS_WHEN_FULL = 0.05
@@ -72,6 +74,9 @@ class Member:
         self._assigned: dict[Partition, int] = {}
         """Partition to the position of the fetching consumer."""
         self._committed: dict[Partition, int] = {}
+        self._handing = 0
+        """How many records are on their way to agents."""
+        self._turns: defaultdict[Partition, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._commit_lock = asyncio.Lock()
         self._flow = False
         self._stopping = False
@@ -179,8 +184,8 @@ class Member:
             await asyncio.sleep(0.05)
             return
         active = set(self._assigned)
-        with_room = {one for one in self._assigned if self.worker.has_room(one)}
-        if not with_room:
+        with_room = {one for one in active if self.worker.has_room(one)}
+        if not with_room or self._handing >= HANDING:
             await asyncio.sleep(FETCH_SECONDS_WHEN_FULL)
             return
         tracked = {one: self.worker.offsets(one) for one in with_room}
@@ -191,13 +196,14 @@ class Member:
             for one, batch in records.items()
             if not self._flow or not self.same(tracked[one], self.worker.offsets(one))
         }
-        if strange:
-            await asyncio.sleep(0)
-            self.read_again(strange)
         for one, batch in records.items():
             offsets = tracked[one]
             if one not in strange and offsets is not None:
-                await self._hand_in(one, batch, offsets)
+                self._handing += len(batch)
+                self._world.spawn(self.process, self._hand_in(one, batch, offsets))
+        if strange:
+            await asyncio.sleep(0)
+            self.read_again(strange)
 
     async def _getmany(self, wanted: set[Partition], wait_seconds: float) -> dict[Partition, list[Stored]]:
         """Return what was fetched of the present assignment, whose positions are behind it from then on.
@@ -228,13 +234,21 @@ class Member:
 
     async def _hand_in(self, partition: Partition, batch: list[Stored], offsets: PartitionOffsets) -> None:
         await asyncio.sleep(0)  # the way through the agent's queue, which a rebalance clears
-        if not self.same(offsets, self.worker.offsets(partition)):
-            return
-        if self._flow:
-            self._world.read(self.process, batch)
-            self.worker.take(partition, batch)
-        else:
-            self.read_again({partition: batch[0].offset})
+        async with self._turns[partition]:
+            await self._take(partition, batch, offsets)
+        self._handing -= len(batch)
+
+    async def _take(self, partition: Partition, batch: list[Stored], offsets: PartitionOffsets) -> None:
+        for start in range(0, len(batch), AT_ONCE):
+            if not self.same(offsets, self.worker.offsets(partition)):
+                return
+            if not self._flow:
+                self.read_again({partition: batch[0].offset})
+                return
+            piece = batch[start : start + AT_ONCE]
+            self._world.read(self.process, piece)
+            self.worker.take(partition, piece)
+            await asyncio.sleep(0)
 
     # -- positions out -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.offsets import PartitionOffsets
-from streams.transport import Batch, Consumer, Transport
+from streams.transport import HANDING, Batch, Consumer, Transport
 from streams.worker import Partition
 
 HERE = Partition("jobs.webhooks", 0)
@@ -37,27 +37,25 @@ class Flow:
         app: Any = faust.App("test", broker="kafka://nowhere", store="memory://")
         self.app = app
         self.offsets = PartitionOffsets(*HERE)
-        app.worker = SimpleNamespace(offsets=lambda partition: self.offsets)
+        app.worker = SimpleNamespace(offsets=lambda partition: self.offsets, has_room=lambda partition: True)
         nothing: Any = lambda *_: None  # noqa: E731
         transport: Any = Transport(app.conf.broker_consumer, app)
         self.consumer: Any = Consumer(transport, nothing, nothing, nothing)
         self.consumer._thread.thread_loop.close()
         self.thread = Thread()
         setattr(self.consumer, "_thread", self.thread)  # noqa: B010
-        self.queue = app.FlowControlQueue(maxsize=1, clear_on_resume=True)
-        app.topics._topic_name_index[HERE.topic] = [SimpleNamespace(put=self.queue.put)]
+        self.queue = app.FlowControlQueue(maxsize=10, clear_on_resume=True)
+        app.topics._topic_name_index[HERE.topic] = [SimpleNamespace(queue=self.queue)]
         app.flow_control.resume()
         self.consumer.resume_flow()
 
-    async def hand_in(self) -> tuple[Batch, asyncio.Task[None]]:
-        """Hand in a batch that begins at offset 7, as far as it goes."""
-        record: Any = SimpleNamespace(offset=7)
-        batch = Batch(HERE, [record], self.offsets)
-        handing = asyncio.create_task(self.consumer._hand_in(batch))
-        async with asyncio.timeout(5):
-            while self.queue.empty():  # noqa: ASYNC110
-                await asyncio.sleep(0)
-        return batch, handing
+    def hand_in(self, offset: int = 7, count: int = 1) -> Batch:
+        """Hand in a batch of so many records, as far as it goes."""
+        records: Any = [SimpleNamespace(offset=offset + number) for number in range(count)]
+        batch = Batch(HERE, records, self.offsets, asyncio.Event())
+        self.consumer._hand_in(batch)
+        assert not self.queue.empty()
+        return batch
 
     async def resume(self) -> None:
         """Do as Faust does when an assignment begins to be read."""
@@ -76,27 +74,58 @@ async def flow(monkeypatch: pytest.MonkeyPatch) -> Flow:
 
 
 async def test_what_an_emptied_queue_takes_along_is_read_again(flow: Flow) -> None:
-    _, handing = await flow.hand_in()
+    flow.hand_in()
     await flow.resume()
     assert flow.queue.empty()
-    await asyncio.wait_for(handing, 5)
+    await flow.consumer._let_go()
     assert flow.thread.read_again == [{TP(*HERE): 7}]
 
 
 async def test_what_its_agent_took_is_not(flow: Flow) -> None:
-    batch, handing = await flow.hand_in()
-    batch.taken.set()
-    await asyncio.wait_for(handing, 5)
+    flow.hand_in().take()
     await flow.resume()
+    await flow.consumer._let_go()
     assert flow.thread.read_again == []
 
 
 async def test_what_belongs_to_an_assignment_that_is_gone_is_not(flow: Flow) -> None:
-    _, handing = await flow.hand_in()
+    flow.hand_in()
     flow.offsets = PartitionOffsets(*HERE)
     await flow.resume()
-    await asyncio.wait_for(handing, 5)
+    await flow.consumer._let_go()
     assert flow.thread.read_again == []
+
+
+async def test_of_several_of_a_partition_it_is_read_again_from_the_first_that_was_not_taken(
+    flow: Flow,
+) -> None:
+    flow.hand_in(5).take()
+    flow.hand_in(7)
+    flow.hand_in(9)
+    await flow.resume()
+    await flow.consumer._let_go()
+    assert flow.thread.read_again == [{TP(*HERE): 7}]
+    assert flow.consumer._handing == []
+
+
+async def test_no_more_is_fetched_while_much_is_on_its_way(flow: Flow) -> None:
+    asked: list[set[TP]] = []
+
+    async def getmany(partitions: set[TP], timeout: float) -> dict[TP, list[Any]]:
+        asked.append(partitions)
+        return {}
+
+    flow.consumer._getmany = getmany
+    flow.consumer._get_active_partitions = lambda: {TP(*HERE)}
+    flow.hand_in()
+    await flow.consumer._fetch()
+    assert asked == [{TP(*HERE)}]
+    batch = flow.hand_in(8, HANDING)
+    await flow.consumer._fetch()
+    assert len(asked) == 1
+    batch.take()
+    await flow.consumer._fetch()
+    assert len(asked) == 2
 
 
 async def test_it_flows_again_afterwards(flow: Flow) -> None:
