@@ -3,8 +3,8 @@
 Five runs, each with a stack and a worker of its own. Quiet organizations alone, one job a second each; the same while
 another one publishes its flood, to the same topic and for some of them to the same partition; the same while that
 flood goes to a queue of another worker, which shows what publishing it costs a machine; the same with the lanes turned
-off, first come, first served; and three floods with the weights 1, 2 and 4. A wait is the time from publishing to the
-start of the handler, by the lifecycle events.
+off, first come, first served; and three floods with the weights 1, 2 and 4, once these are published. A wait is the
+time from publishing to the start of the handler, by the lifecycle events.
 """
 
 import json
@@ -42,7 +42,7 @@ WEIGHTS = {"one": 1, "two": 2, "four": 4}
 WARM_UP_SECONDS = 10.0
 """A broker that was just started takes its time for what it does for the first time."""
 SETTLING_SECONDS = 3.0
-"""What is left out of the shares: until every flood has filled its lane."""
+"""What is left out of the shares once all floods are published: until each has filled its lane."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +148,11 @@ def shares(flood: int, seconds: float, work_ms: int) -> dict[str, float]:
     """Return by how much the shares of three floods differ from their weights."""
     weights = ",".join(f"{name}={weight}" for name, weight in WEIGHTS.items())
     with worker_on_a_stack({"ORGANIZATION_WEIGHTS": weights}) as (settings, _):
-        publishing = [Flood(name, flood // 3, Pause(work_ms=work_ms)) for name in WEIGHTS]
+        for one in [Flood(name, flood // 3, Pause(work_ms=work_ms)) for name in WEIGHTS]:
+            one.wait()
         time.sleep(SETTLING_SECONDS + seconds)
         until = time.time()
         runs = completed(settings)
-        for one in publishing:
-            one.end()
     counted = Counter(one.organization for one in runs if until - seconds <= one.ended <= until)
     total, whole = sum(counted.values()), sum(WEIGHTS.values())
     return {name: round(counted[name] / total / (weight / whole), 3) for name, weight in WEIGHTS.items()}
@@ -208,6 +207,10 @@ class Flood:
         self._ended = spawn.Value("d", 0.0)
         self._process = spawn.Process(target=_flood, args=(self._ended, organization, count, payload))
         self._process.start()
+
+    def wait(self) -> None:
+        """Wait until all is published."""
+        self._process.join()
 
     def end(self) -> float:
         """End it, and return when all was published, or else now; in seconds since the epoch."""

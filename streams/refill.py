@@ -78,6 +78,8 @@ class KafkaReader:
             "fetch.wait.max.ms": 10,
             "queued.max.messages.kbytes": 1024,
             "queued.min.messages": 1000,
+            # By default a queue that was full is filled up again after a second, and the lane is empty before that.
+            "fetch.queue.backoff.ms": 5,
             "log_level": 2,
         }
         self._consumer: Consumer | None = None

@@ -76,6 +76,7 @@ class RetryForwarder:
             # Of each partition only the head is due: the defaults would keep 64 MiB, and fetch 1 MiB of each at once.
             "queued.max.messages.kbytes": 4096,
             "queued.min.messages": 1000,
+            "fetch.queue.backoff.ms": 100,
             "max.partition.fetch.bytes": 128 * 1024,
             "fetch.max.bytes": 1024 * 1024,
             "log_level": 2,
