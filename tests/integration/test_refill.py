@@ -1,5 +1,6 @@
 """What was skipped is read back from the real broker, and only what is really gone counts as gone."""
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -43,6 +44,24 @@ async def test_it_reads_what_is_there_wherever_it_was_before(pipeline: Pipeline)
         await reader.close()
     with pytest.raises(NotReadBack):
         await reader.read(CRITICAL.topic, partition, 700, 1)
+
+
+async def test_it_need_not_wait_where_it_has_read_ahead(pipeline: Pipeline) -> None:
+    """librdkafka by itself lets a second pass before it fills up again a queue that was full."""
+    producer, per_key, pieces = Producer({**pipeline.settings.kafka, "linger.ms": 5}), 12_000, 24
+    for number in range(2 * per_key):
+        producer.produce(CRITICAL.topic, b"%1000d" % number, partition=number % 2)
+    assert producer.flush(20) == 0
+    reader, size = KafkaReader(pipeline.settings), per_key // pieces
+    try:
+        await reader.read(CRITICAL.topic, 0, 0, 1)
+        async with asyncio.timeout(pieces / 3):  # it takes one second, and nine with such waits
+            for piece in range(pieces):
+                for partition in (0, 1):
+                    records = await reader.read(CRITICAL.topic, partition, piece * size, size)
+                    assert len(records) == size
+    finally:
+        await reader.close()
 
 
 def test_a_flood_runs_once_writes_nothing_and_lets_a_quiet_organization_pass_through_a_kill(
