@@ -146,7 +146,7 @@ class Consumer(driver.Consumer):
     """Faust's consumer with its acknowledgements taken out."""
 
     rounds = 0
-    """How often the fetching loop has gone round."""
+    """How often the fetching loop has gone round with nothing on its way to an agent, or with something taken."""
     assignments = 0
     commits = 0
     _left = False
@@ -182,7 +182,6 @@ class Consumer(driver.Consumer):
                 raise
 
     async def _fetch(self) -> None:
-        self.rounds += 1
         await self._let_go()
         if not self.flow_active:
             await self.wait_first(self.can_resume_flow.wait(), self._stopped.wait())
@@ -231,7 +230,10 @@ class Consumer(driver.Consumer):
     async def _let_go(self) -> None:
         """Forget what was taken, and let be read again what was dropped before it was."""
         first: dict[TP, int] = {}
-        for batch in [one for one in self._handing if one.taken or one.dropped]:
+        gone = [one for one in self._handing if one.taken or one.dropped]
+        if gone or not self._handing:
+            self.rounds += 1
+        for batch in gone:
             self._handing.remove(batch)
             # A queue that is emptied takes the batch along. A new assignment reads it again by itself.
             if not batch.taken and self._worker.offsets(batch.partition) is batch.offsets:

@@ -108,6 +108,17 @@ async def test_of_several_of_a_partition_it_is_read_again_from_the_first_that_wa
     assert flow.consumer._handing == []
 
 
+async def test_a_batch_that_nobody_takes_is_no_progress(flow: Flow) -> None:
+    batch = flow.hand_in()
+    before = flow.consumer.rounds
+    await flow.consumer._let_go()
+    assert flow.consumer.rounds == before
+    batch.take()
+    await flow.consumer._let_go()
+    await flow.consumer._let_go()
+    assert flow.consumer.rounds == before + 2
+
+
 async def test_no_more_is_fetched_while_much_is_on_its_way(flow: Flow) -> None:
     asked: list[set[TP]] = []
 
