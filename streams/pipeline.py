@@ -57,6 +57,9 @@ PLACE_RETRY = timedelta(milliseconds=250)
 LEASED_RETRY = timedelta(seconds=1)
 """How soon a delivery of a job that runs elsewhere asks again: its lease may end long before it runs out."""
 
+HELD_UP_FROM = 50
+"""What waits and may not run steps aside once so many records behind it are settled."""
+
 MAKES_WAY = "it would hold its partition back"
 """The `reason` of what steps aside."""
 

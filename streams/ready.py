@@ -26,7 +26,7 @@ class Ready:
     """Admitted deliveries, those first whose organization had nothing else under way."""
 
     def __init__(self) -> None:
-        self._leading: deque[Running] = deque()
+        self._leading: deque[tuple[float, Running]] = deque()
         self._others: deque[tuple[float, Running]] = deque()
         self._ended = self._ended_before = 0
 
@@ -56,17 +56,16 @@ class Ready:
 
     def put(self, running: "Running", at_seconds: float) -> None:
         """Add what was admitted, at an instant by a monotonic clock."""
-        if running.delivery.leads:
-            self._leading.append(running)
-        else:
-            self._others.append((at_seconds, running))
+        (self._leading if running.delivery.leads else self._others).append((at_seconds, running))
 
     def pop(self, at_seconds: float) -> "Running":
-        """Take the next one: the first of those that lead, unless another one has waited for too long."""
-        others = self._others
-        if self._leading and not (others and at_seconds - others[0][0] > OVERTAKEN_FOR.total_seconds()):
-            return self._leading.popleft()
-        return others.popleft()[1]
+        """Take the next one: the first of those that lead, unless one that was there before it waits for too long."""
+        leading, others = self._leading, self._others
+        if not leading:
+            return others.popleft()[1]
+        earlier = others and others[0][0] < leading[0][0]
+        overdue = earlier and at_seconds - others[0][0] > OVERTAKEN_FOR.total_seconds()
+        return (others if overdue else leading).popleft()[1]
 
 
 def _moment(seconds_per_job: float) -> int:

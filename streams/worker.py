@@ -28,14 +28,13 @@ from streams.limits import DeliveryLimits
 from streams.live import LiveWorkers
 from streams.offsets import PartitionOffsets
 from streams.operators import Operators
-from streams.pipeline import Pipeline
+from streams.pipeline import HELD_UP_FROM, Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
 from streams.quarantine import Quarantine
 from streams.queues import WorkerType, queues_of
 from streams.refill import Reader
 from streams.routing import Routing
-from streams.runs import WATCHED_FROM
 from streams.settings import Settings
 from streams.settle import Settlement
 from streams.window import Window
@@ -317,7 +316,7 @@ class Worker:
                 offsets
                 for partition, offsets in self._offsets.items()
                 if partition.topic == topic
-                and (offsets.held_back >= WATCHED_FROM or (stuck and not self.has_room(partition)))
+                and (offsets.held_back >= HELD_UP_FROM or (stuck and not self.has_room(partition)))
             ]
             if held_up or pipeline.window.surplus.is_choked:
                 pipeline.make_way(held_up, far)

@@ -30,6 +30,14 @@ def test_what_has_waited_for_long_is_overtaken_no_more() -> None:
     assert ready.pop(OVERTAKEN_FOR.total_seconds() + 0.001) is flood
 
 
+def test_of_an_organization_none_overtakes_the_first_however_long_it_waits() -> None:
+    ready = Ready()
+    first, second = one(1, leads=True), one(2)
+    ready.put(first, 0.0)
+    ready.put(second, 0.001)
+    assert [ready.pop(OVERTAKEN_FOR.total_seconds() + 1) for _ in range(2)] == [first, second]
+
+
 def test_while_nothing_ends_only_free_slots_are_filled() -> None:
     ready = Ready()
     assert ready.wanted(3, QUICK) == 3
