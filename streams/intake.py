@@ -107,14 +107,14 @@ class Intake:
                 self._window.depart(delivery)
             elif due is not None and due - now >= SHORTEST_DELAY:
                 self._settlement.send_back(delivery, now, due)
-            elif (said and self._unbegun.put_aside(delivery, now)) or self._steps_aside(delivery, now):
+            elif (said and self._unbegun.put_aside(delivery, now)) or self.steps_aside(delivery, now):
                 self._window.depart(delivery)
             elif due is not None and due > now:
                 self._window.hold(delivery, due, NOT_DUE)
             else:
                 add(delivery)
 
-    def _steps_aside(self, delivery: Delivery, now: datetime) -> bool:
+    def steps_aside(self, delivery: Delivery, now: datetime) -> bool:
         """Return whether an outage holds a delivery back, and let it come again later if so."""
         if not self._breakers.open:
             return False

@@ -6,7 +6,6 @@ record ─read─▶ window ─admission─▶ ready ─N runners─▶ outcome 
 import asyncio
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -34,7 +33,6 @@ from streams.limits import DeliveryLimits, holds, is_place
 from streams.offsets import PartitionOffsets
 from streams.operators import Operators
 from streams.order import Order
-from streams.outcome import Attempt
 from streams.quarantine import Quarantine
 from streams.queues import SHORTEST_DELAY, OnRedisDown, Queue
 from streams.refill import Reader, Refill
@@ -191,12 +189,10 @@ class Pipeline:
     def _steps_aside(self, delivery: Delivery) -> bool:
         """Return whether a delivery does not run because of an outage, and has been put off."""
         now = self._clock()
-        snoozed = self._breakers.aside(delivery, now, random.random())
-        if snoozed is None:
+        if not self._intake.steps_aside(delivery, now):
             self._breakers.let_run(delivery, now)
             return False
         self.window.refund(delivery)
-        self._settlement.finish(delivery, snoozed, Attempt(), None)
         self._rounds += 1
         return True
 
