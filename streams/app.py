@@ -48,6 +48,16 @@ class BootStrategy(FaustBootStrategy):
     enable_web = False
 
 
+class Process(faust.Worker):
+    """Shows no spinner in a terminal.
+
+    Faust's has the root logger at DEBUG, for which aiokafka alone makes a record for every partition of every fetch.
+    """
+
+    def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:
+        pass
+
+
 class App(faust.App):
     """A Faust app whose agents feed a `Worker`."""
 
@@ -231,6 +241,7 @@ def _configuration(worker_type: WorkerType, settings: Settings) -> dict[str, Any
     return {
         "broker": [f"kafka://{server.strip()}" for server in settings.kafka_bootstrap_servers.split(",")],
         "broker_credentials": _credentials(settings),
+        "Worker": Process,
         "broker_client_id": f"streams-{worker_type}",
         "broker_commit_interval": 0.1,
         "broker_max_poll_records": 500,
