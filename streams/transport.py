@@ -97,7 +97,7 @@ class ReadableRecords:
 aiokafka_fetcher.MemoryRecords = ReadableRecords
 
 
-class Fetcher(aiokafka_fetcher.Fetcher):
+class Fetcher(aiokafka_fetcher.Fetcher):  # type: ignore[misc]
     """Aiokafka's fetcher, in which a partition that is not read on for a moment is in no other's way for long.
 
     It asks a broker for nothing while anything that it has from there was not taken, by itself for 100 ms; after that
