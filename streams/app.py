@@ -27,6 +27,7 @@ from streams.broker import Broker
 from streams.codecs import codecs, lifecycle_codec
 from streams.errors import ConfigError, StreamsError
 from streams.health import HealthServer, Readiness, answering, life_signs
+from streams.pipeline import AT_ONCE
 from streams.producer import Producer
 from streams.progress import Progress, Stalled, Watchdog
 from streams.queues import WorkerType, queues_of
@@ -35,7 +36,7 @@ from streams.retry import RetryForwarder
 from streams.settings import Settings, load_settings
 from streams.topics import verify
 from streams.transport import Batch, Consumer, Transport
-from streams.worker import AT_ONCE, Worker
+from streams.worker import Worker
 
 log = logging.getLogger(__name__)
 

@@ -55,6 +55,9 @@ PLACE_RETRY = timedelta(milliseconds=250)
 LEASED_RETRY = timedelta(seconds=1)
 """How soon a delivery of a job that runs elsewhere asks again: its lease may end long before it runs out."""
 
+AT_ONCE, AT_ONCE_IN_AN_OUTAGE = 50, 10
+"""Records that are taken before others get their turn: a few milliseconds' work, if all of them step aside too."""
+
 HELD_UP_FROM = 50
 """What waits and may not run steps aside once so many records behind it are settled."""
 
@@ -140,6 +143,11 @@ class Pipeline:
         if self._taking:
             self._intake.take(records, offsets)
             self._wake.set()
+
+    @property
+    def at_once(self) -> int:
+        """Return how many records are taken before others get their turn."""
+        return AT_ONCE_IN_AN_OUTAGE if self._breakers.open else AT_ONCE
 
     def _take_back(self, records: Iterable[Record], offsets: PartitionOffsets) -> None:
         self._intake.take_back(records, offsets)

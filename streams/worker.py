@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 FLUSH = timedelta(milliseconds=100)
 HOUSEKEEPING = timedelta(seconds=1)
-AT_ONCE = 50
-"""Records that are taken before others get their turn: about a millisecond's work."""
 
 LISTENING = timedelta(milliseconds=500)
 CANCELLED_WITHIN = timedelta(seconds=3)
@@ -222,10 +220,11 @@ class Worker:
 
         `offsets` are those it had when they were read: after a rebalance they are read again.
         """
-        for start in range(0, len(records), AT_ONCE):
-            if self._offsets.get(partition) is not offsets or offsets.gone:
-                return
-            self.pipelines[partition.topic].take(records[start : start + AT_ONCE], offsets)
+        pipeline, taken = self.pipelines[partition.topic], 0
+        while taken < len(records) and self._offsets.get(partition) is offsets and not offsets.gone:
+            piece = records[taken : taken + pipeline.at_once]
+            pipeline.take(piece, offsets)
+            taken += len(piece)
             await asyncio.sleep(0)
 
     def positions(self) -> dict[Partition, int]:

@@ -19,7 +19,7 @@ from streams.refill import NotReadBack
 from streams.retry import goes_on_at, next_topic
 from streams.settings import Settings
 from streams.transport import HANDING
-from streams.worker import AT_ONCE, Partition, Worker
+from streams.worker import Partition, Worker
 from tests.simulation.broker import WORLD_BEGINS, Broker, CommitFailed, Group, SimulatedProducer, Stored
 from tests.simulation.ledger import Connection
 from tests.simulation.loop import Process
@@ -239,15 +239,17 @@ class Member:
         self._handing -= len(batch)
 
     async def _take(self, partition: Partition, batch: list[Stored], offsets: PartitionOffsets) -> None:
-        for start in range(0, len(batch), AT_ONCE):
+        pipeline, taken = self.worker.pipelines[partition.topic], 0
+        while taken < len(batch):
             if not self.same(offsets, self.worker.offsets(partition)):
                 return
             if not self._flow:
                 self.read_again({partition: batch[0].offset})
                 return
-            piece = batch[start : start + AT_ONCE]
+            piece = batch[taken : taken + pipeline.at_once]
             self._world.read(self.process, piece)
             self.worker.take(partition, piece)
+            taken += len(piece)
             await asyncio.sleep(0)
 
     # -- positions out -----------------------------------------------------------------------------------

@@ -3,13 +3,17 @@
 import asyncio
 from collections import Counter
 from datetime import timedelta
+from typing import cast
 
 import pytest
 
 from providers.errors import Unavailable
 from streams.breaker import HOST_STREAK, TYPE_STREAK
+from streams.delivery import Record
 from streams.jobs import Job, Payload
+from streams.pipeline import AT_ONCE, AT_ONCE_IN_AN_OUTAGE
 from streams.queues import WEBHOOKS
+from streams.worker import Partition
 from tests.conftest import ExpectedErrors
 from tests.rig import Do, Rig, eventually, handle, headers_of
 
@@ -197,3 +201,31 @@ async def test_one_failing_job_among_others_dies_as_ever() -> None:
             await rig.settled()
         assert [one["jobId"] for one in rig.events("dead")] == ["job-7"]
         assert rig.events("snoozed") == []
+
+
+async def test_in_an_outage_others_get_their_turn_after_fewer_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fails(job: Job[Do]) -> None:
+        raise DOWN
+
+    handle(fails)
+    async with Rig() as rig:
+        where, some = Partition(WEBHOOKS.topic, 0), [object()] * 100
+
+        async def pieces() -> list[int]:
+            sizes: list[int] = []
+            offsets = rig.worker.offsets(where)
+            assert offsets is not None
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    rig.worker.pipelines[where.topic], "take", lambda piece, _: sizes.append(len(piece))
+                )
+                await rig.worker.take_all(where, cast(list[Record], some), offsets)
+            return sizes
+
+        assert await pieces() == [AT_ONCE] * 2
+        for number in range(HOST_STREAK):
+            rig.put(Do(), organization=f"org-{number % 2}")
+        await rig.settled()
+        assert await pieces() == [AT_ONCE_IN_AN_OUTAGE] * 10
