@@ -150,7 +150,7 @@ class Execution:
             self._listeners[ticket] = job.report
             job.report = None
         try:
-            attempt: Attempt = await asyncio.wrap_future(self._schedule(handler, job, ticket))
+            attempt: Attempt = await asyncio.wrap_future(await self._schedule(handler, job, ticket))
         except (TimeoutError, PoolTimeout):
             return _timed_out(handler)
         except ProcessExpired as error:
@@ -160,17 +160,25 @@ class Execution:
             self._listeners.pop(ticket, None)
         return attempt
 
-    def _schedule(self, handler: Handler, job: Job[Any], ticket: int) -> ProcessFuture[Attempt]:
+    async def _schedule(self, handler: Handler, job: Job[Any], ticket: int) -> ProcessFuture[Attempt]:
         """Hand a call to the pool, or to a new one: the death of an idle process breaks a pool for good."""
         timeout = handler.timeout.total_seconds()
         arguments = (handler, job, ticket)
+        pool = await self._started()
         try:
-            return self._pool().schedule(call_in_process, args=arguments, timeout=timeout)
+            return pool.schedule(call_in_process, args=arguments, timeout=timeout)
         except RuntimeError:
-            broken, self._processes = self._processes, None
-            log.exception("the pool of processes broke; a new one takes its place")
-            threading.Thread(target=_end, args=(broken,), name="broken pool", daemon=True).start()
-            return self._pool().schedule(call_in_process, args=arguments, timeout=timeout)
+            if self._processes is pool:
+                self._processes = None
+                log.exception("the pool of processes broke; a new one takes its place")
+                threading.Thread(target=_end, args=(pool,), name="broken pool", daemon=True).start()
+            return (await self._started()).schedule(call_in_process, args=arguments, timeout=timeout)
+
+    async def _started(self) -> ProcessPool:
+        pool = self._pool()
+        # It starts when it is first asked anything, and waits until the server that forks has imported all handlers.
+        await asyncio.to_thread(lambda: pool.active)
+        return pool
 
     def _pool(self) -> ProcessPool:
         if self._processes is None:
@@ -209,10 +217,9 @@ def _in(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *argument
         loop.call_soon_threadsafe(function, *arguments)
 
 
-def _end(pool: ProcessPool | None) -> None:
-    if pool is not None:
-        pool.stop()  # type: ignore[no-untyped-call]
-        pool.join()
+def _end(pool: ProcessPool) -> None:
+    pool.stop()  # type: ignore[no-untyped-call]
+    pool.join()
 
 
 def call_in_thread(handler: Handler, job: Job[Any]) -> Attempt:

@@ -1,12 +1,14 @@
 """Attempts in processes of their own: killed, exiting, failing, and what comes back from them."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import psutil
 import pytest
+from pebble import ProcessPool
 
 from streams.execution import Execution
 from streams.outcome import Attempt, Completed, DeadLetter, Outcome, Retry, Snoozed
@@ -38,6 +40,20 @@ async def test_it_runs_elsewhere_and_is_measured(execution: Execution) -> None:
     assert attempt.memory_bytes is not None
     assert attempt.memory_bytes > 1_000_000
     assert attempt.cpu_ms is not None
+
+
+async def test_the_loop_goes_on_while_the_first_process_starts(
+    execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, start = threading.Event(), ProcessPool._start_pool
+
+    def slow_start(pool: ProcessPool) -> None:
+        assert goes_on.wait(10), "the loop waited for the process"
+        start(pool)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(ProcessPool, "_start_pool", slow_start)
+    asyncio.get_running_loop().call_later(0.05, goes_on.set)
+    assert isinstance((await in_process(execution, "pid"))[0], Completed)
 
 
 async def test_output_follow_ups_and_progress_come_back(execution: Execution) -> None:
