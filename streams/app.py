@@ -210,6 +210,8 @@ def worker_app(worker_type: WorkerType) -> App:
         settings = load_settings()
     except ConfigError as error:
         raise SystemExit(f"streams-{worker_type}: {error}") from error
+    # It warns of every commit that takes longer than the time between two, as it may whenever the broker is busy.
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)
     app = App(f"streams-{worker_type}", **_configuration(worker_type, settings))
     app.worker_type, app.settings = worker_type, settings
     for queue in queues_of(worker_type):

@@ -155,3 +155,13 @@ async def test_being_stopped_is_no_crash_even_amid_a_rebalance(flow: Flow, stops
     draining.cancel()
     await asyncio.wait([draining], timeout=5)
     assert draining.cancelled() is not stops
+
+
+async def test_no_partition_is_looked_at_for_acknowledgements(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assignment() -> None:
+        raise AssertionError("looked at")
+
+    monkeypatch.setattr(flow.consumer, "assignment", assignment)
+    await flow.consumer.verify_all_partitions_active()
