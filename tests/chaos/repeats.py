@@ -144,10 +144,14 @@ def _may_overlap(history: History, incident: Incident, run: Execution, later: Ex
     return alive and incident.begin <= later.started and in_flight_at(history, run, incident)
 
 
+SENT_WITHIN_SECONDS = 0.1
+"""So long after it was written an event may not have left its worker yet, when that one is frozen or killed."""
+
+
 def told_again(history: History, event: Told) -> bool:
     """Return whether an incident explains that an event comes after its like: its run was in flight then."""
     return any(
-        incident.begin <= event.written + 0.01 and in_flight_at(history, run, incident)
+        incident.begin <= event.written + SENT_WITHIN_SECONDS and in_flight_at(history, run, incident)
         for run in history.runs.get(event.job_id, [])
         for incident in history.incidents
     )

@@ -348,3 +348,14 @@ def test_the_history_is_kept_as_json_lines(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert sum(what == "executions" for what, _ in lines) == 6
     assert ["healed_at", 5.0] in lines
+
+
+@pytest.mark.parametrize(("written", "wrong"), [(2.45, set()), (2.2, {"moves"})])
+def test_only_what_a_frozen_worker_wrote_just_before_may_come_after_the_end(
+    written: float, wrong: set[str]
+) -> None:
+    frozen = healthy()
+    frozen.incidents = [Incident("frozen", 2.5, 10.0, 1)]
+    frozen.executions[-2] = replace(frozen.executions[-2], ended=written, how="failed")
+    frozen.told.append(told("d", "retried", written))
+    assert set(objections(frozen)) == wrong
