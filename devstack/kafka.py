@@ -35,7 +35,9 @@ def kafka(folder: Path, port: int, log_file: Path, proxied: Sequence[int] = ()) 
         quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"]
         program = [java(), "-Xms256m", "-Xmx512m", *quick, "-cp", classpath]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "server.properties").write_text(_server_properties(port, free_port(), proxied))
+        # Its own ports are free while it is down.
+        controller = free_port(but=(port, *proxied))
+        (folder / "server.properties").write_text(_server_properties(port, controller, proxied))
         if not (folder / "log" / "meta.properties").exists():
             format_tool = ["kafka.tools.StorageTool", "format", "--config=server.properties"]
             _run([*program, *format_tool, f"--cluster-id={_CLUSTER_ID}", "--ignore-formatted"], folder)

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -168,16 +168,18 @@ def group_of(user: str) -> int:
     return pwd.getpwnam(user).pw_gid
 
 
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that nothing listens on.
+def free_port(but: Collection[int] = ()) -> int:
+    """Return a TCP port of the loopback interface that nothing listens on, and none of those given.
 
     It lies below the range from which the kernel gives ports to outgoing connections. Otherwise a client that
     keeps trying to reach a stopped service could be given the service's own port, and hold it.
     """
-    for port in random.sample(range(20_000, 32_000), 200):
+    candidates = [port for port in range(20_000, 32_000) if port not in but]
+    tried = random.sample(candidates, min(200, len(candidates)))
+    for port in tried:
         if is_free(port):
             return port
-    raise OSError("none of 200 ports tried between 20000 and 32000 is free")
+    raise OSError(f"none of {len(tried)} ports tried between 20000 and 32000 is free")
 
 
 def is_free(port: int) -> bool:

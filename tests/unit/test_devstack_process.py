@@ -94,3 +94,10 @@ def test_ports_are_free_and_outside_the_range_of_outgoing_connections() -> None:
 def test_a_port_in_use_is_not_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert not is_free(server.getsockname()[1])
+
+
+def test_a_free_port_is_none_of_those_that_it_may_not_be() -> None:
+    left = free_port()
+    assert free_port(but=set(range(20_000, 32_000)) - {left}) == left
+    with pytest.raises(OSError, match="none of 0 ports"):
+        free_port(but=range(20_000, 32_000))
