@@ -55,6 +55,7 @@ async def test_an_answer_that_came_while_the_loop_stood_still_counts(redis: Redi
     def stand_still() -> None:
         redis.may_answer.set()
         redis.answered.wait()
+        # Nothing is waited for: this is the loop standing still until the deadline is over.
         time.sleep(2 * TIMEOUT.total_seconds())
 
     asyncio.get_running_loop().call_later(0.02, stand_still)
