@@ -55,11 +55,11 @@ PLACE_RETRY = timedelta(milliseconds=250)
 LEASED_RETRY = timedelta(seconds=1)
 """How soon a delivery of a job that runs elsewhere asks again: its lease may end long before it runs out."""
 
-AT_ONCE, AT_ONCE_IN_AN_OUTAGE = 50, 10
-"""Records that are taken before others get their turn: a few milliseconds' work, if all of them step aside too."""
+AT_ONCE = 50
+"""Records that are taken before others get their turn: about a millisecond's work."""
 
-HELD_UP_FROM = 50
-"""What waits and may not run steps aside once so many records behind it are settled."""
+TURNS_IN_AN_OUTAGE = 3
+"""How many turns others get then while jobs step aside, which is longer work: being admitted takes a job so many."""
 
 MAKES_WAY = "it would hold its partition back"
 """The `reason` of what steps aside."""
@@ -144,10 +144,10 @@ class Pipeline:
             self._intake.take(records, offsets)
             self._wake.set()
 
-    @property
-    def at_once(self) -> int:
-        """Return how many records are taken before others get their turn."""
-        return AT_ONCE_IN_AN_OUTAGE if self._breakers.open else AT_ONCE
+    async def give_way(self) -> None:
+        """Let others have their turns before more is taken."""
+        for _ in range(TURNS_IN_AN_OUTAGE if self._breakers.open else 1):
+            await asyncio.sleep(0)
 
     def _take_back(self, records: Iterable[Record], offsets: PartitionOffsets) -> None:
         self._intake.take_back(records, offsets)

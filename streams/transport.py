@@ -10,6 +10,7 @@ thread, the CLI and the shutdown stay Faust's. Each fact this relies on has a te
 import asyncio
 import logging
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -35,7 +36,7 @@ FETCH_SECONDS_WHEN_FULL = 0.01
 """How soon room is looked for while a partition has none; a window of quick jobs is drained in a tenth of a second."""
 
 HANDING = 1_000
-"""While so many records are on their way to agents no more are taken from the fetcher."""
+"""While so many records of a topic are on their way to its agent no more of it are taken from the fetcher."""
 
 
 class Lenient(bytearray):
@@ -196,8 +197,15 @@ class Consumer(driver.Consumer):
             await self.wait_first(self.can_resume_flow.wait(), self._stopped.wait())
             return
         active = set(self._get_active_partitions())
-        with_room = {tp for tp in active if self._worker.has_room(Partition(tp.topic, tp.partition))}
-        if not with_room or sum(len(batch.records) for batch in self._handing) >= HANDING:
+        handing = Counter[str]()
+        for batch in self._handing:
+            handing[batch.partition.topic] += len(batch.records)
+        with_room = {
+            tp
+            for tp in active
+            if handing[tp.topic] < HANDING and self._worker.has_room(Partition(tp.topic, tp.partition))
+        }
+        if not with_room:
             await self._await_change()
             return
         tracked = {tp: self._worker.offsets(Partition(*tp)) for tp in with_room}

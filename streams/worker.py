@@ -28,7 +28,7 @@ from streams.limits import DeliveryLimits
 from streams.live import LiveWorkers
 from streams.offsets import PartitionOffsets
 from streams.operators import Operators
-from streams.pipeline import HELD_UP_FROM, Pipeline
+from streams.pipeline import AT_ONCE, Pipeline
 from streams.producer import Producer
 from streams.publication import FollowUps, Publisher
 from streams.quarantine import Quarantine
@@ -45,6 +45,9 @@ FLUSH = timedelta(milliseconds=100)
 HOUSEKEEPING = timedelta(seconds=1)
 
 LISTENING = timedelta(milliseconds=500)
+HELD_UP_FROM = 50
+"""What waits and may not run steps aside once so many records behind it are settled."""
+
 CANCELLED_WITHIN = timedelta(seconds=3)
 """How long handlers in the loop have for cleaning up when the worker closes, once the grace is over."""
 
@@ -220,12 +223,12 @@ class Worker:
 
         `offsets` are those it had when they were read: after a rebalance they are read again.
         """
-        pipeline, taken = self.pipelines[partition.topic], 0
-        while taken < len(records) and self._offsets.get(partition) is offsets and not offsets.gone:
-            piece = records[taken : taken + pipeline.at_once]
-            pipeline.take(piece, offsets)
-            taken += len(piece)
-            await asyncio.sleep(0)
+        pipeline = self.pipelines[partition.topic]
+        for start in range(0, len(records), AT_ONCE):
+            if self._offsets.get(partition) is not offsets or offsets.gone:
+                return
+            pipeline.take(records[start : start + AT_ONCE], offsets)
+            await pipeline.give_way()
 
     def positions(self) -> dict[Partition, int]:
         """Return the position of every partition on which something was settled."""

@@ -6,13 +6,14 @@ of `streams.transport.Consumer` of those names, and a change there is made here,
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from streams.delivery import EPOCH
 from streams.offsets import PartitionOffsets
+from streams.pipeline import AT_ONCE
 from streams.producer import Message
 from streams.queues import RETRY_DELAYS
 from streams.refill import NotReadBack
@@ -74,8 +75,8 @@ class Member:
         self._assigned: dict[Partition, int] = {}
         """Partition to the position of the fetching consumer."""
         self._committed: dict[Partition, int] = {}
-        self._handing = 0
-        """How many records are on their way to agents."""
+        self._handing = Counter[str]()
+        """How many records of a topic are on their way to its agent."""
         self._turns: defaultdict[Partition, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._commit_lock = asyncio.Lock()
         self._flow = False
@@ -184,8 +185,10 @@ class Member:
             await asyncio.sleep(0.05)
             return
         active = set(self._assigned)
-        with_room = {one for one in active if self.worker.has_room(one)}
-        if not with_room or self._handing >= HANDING:
+        with_room = {
+            one for one in active if self._handing[one.topic] < HANDING and self.worker.has_room(one)
+        }
+        if not with_room:
             await asyncio.sleep(FETCH_SECONDS_WHEN_FULL)
             return
         tracked = {one: self.worker.offsets(one) for one in with_room}
@@ -199,7 +202,7 @@ class Member:
         for one, batch in records.items():
             offsets = tracked[one]
             if one not in strange and offsets is not None:
-                self._handing += len(batch)
+                self._handing[one.topic] += len(batch)
                 self._world.spawn(self.process, self._hand_in(one, batch, offsets))
         if strange:
             await asyncio.sleep(0)
@@ -236,21 +239,19 @@ class Member:
         await asyncio.sleep(0)  # the way through the agent's queue, which a rebalance clears
         async with self._turns[partition]:
             await self._take(partition, batch, offsets)
-        self._handing -= len(batch)
+        self._handing[partition.topic] -= len(batch)
 
     async def _take(self, partition: Partition, batch: list[Stored], offsets: PartitionOffsets) -> None:
-        pipeline, taken = self.worker.pipelines[partition.topic], 0
-        while taken < len(batch):
+        for start in range(0, len(batch), AT_ONCE):
             if not self.same(offsets, self.worker.offsets(partition)):
                 return
             if not self._flow:
                 self.read_again({partition: batch[0].offset})
                 return
-            piece = batch[taken : taken + pipeline.at_once]
+            piece = batch[start : start + AT_ONCE]
             self._world.read(self.process, piece)
             self.worker.take(partition, piece)
-            taken += len(piece)
-            await asyncio.sleep(0)
+            await self.worker.pipelines[partition.topic].give_way()
 
     # -- positions out -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from providers.errors import Unavailable
 from streams.breaker import HOST_STREAK, TYPE_STREAK
 from streams.delivery import Record
 from streams.jobs import Job, Payload
-from streams.pipeline import AT_ONCE, AT_ONCE_IN_AN_OUTAGE
+from streams.pipeline import AT_ONCE, TURNS_IN_AN_OUTAGE
 from streams.queues import WEBHOOKS
 from streams.worker import Partition
 from tests.conftest import ExpectedErrors
@@ -203,29 +203,28 @@ async def test_one_failing_job_among_others_dies_as_ever() -> None:
         assert rig.events("snoozed") == []
 
 
-async def test_in_an_outage_others_get_their_turn_after_fewer_records(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_in_an_outage_others_get_more_turns_between_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fails(job: Job[Do]) -> None:
         raise DOWN
 
     handle(fails)
     async with Rig() as rig:
-        where, some = Partition(WEBHOOKS.topic, 0), [object()] * 100
+        where, some = Partition(WEBHOOKS.topic, 0), [object()] * (2 * AT_ONCE)
 
-        async def pieces() -> list[int]:
-            sizes: list[int] = []
+        async def turns_between() -> int:
             offsets = rig.worker.offsets(where)
             assert offsets is not None
+            turns, taken_at = 0, list[int]()
             with monkeypatch.context() as patch:
-                patch.setattr(
-                    rig.worker.pipelines[where.topic], "take", lambda piece, _: sizes.append(len(piece))
-                )
-                await rig.worker.take_all(where, cast(list[Record], some), offsets)
-            return sizes
+                patch.setattr(rig.worker.pipelines[where.topic], "take", lambda *_: taken_at.append(turns))
+                taking = asyncio.ensure_future(rig.worker.take_all(where, cast(list[Record], some), offsets))
+                while not taking.done():
+                    turns += 1
+                    await asyncio.sleep(0)
+            return taken_at[1] - taken_at[0]
 
-        assert await pieces() == [AT_ONCE] * 2
+        assert await turns_between() == 1
         for number in range(HOST_STREAK):
             rig.put(Do(), organization=f"org-{number % 2}")
         await rig.settled()
-        assert await pieces() == [AT_ONCE_IN_AN_OUTAGE] * 10
+        assert await turns_between() == TURNS_IN_AN_OUTAGE

@@ -119,7 +119,7 @@ async def test_a_batch_that_nobody_takes_is_no_progress(flow: Flow) -> None:
     assert flow.consumer.rounds == before + 2
 
 
-async def test_no_more_is_fetched_while_much_is_on_its_way(flow: Flow) -> None:
+async def test_no_more_of_a_topic_is_fetched_while_much_of_it_is_on_its_way(flow: Flow) -> None:
     asked: list[set[TP]] = []
 
     async def getmany(partitions: set[TP], timeout: float) -> dict[TP, list[Any]]:
@@ -127,16 +127,20 @@ async def test_no_more_is_fetched_while_much_is_on_its_way(flow: Flow) -> None:
         return {}
 
     flow.consumer._getmany = getmany
-    flow.consumer._get_active_partitions = lambda: {TP(*HERE)}
+    active, elsewhere = {TP(*HERE)}, TP("jobs.elsewhere", 0)
+    flow.consumer._get_active_partitions = lambda: active
     flow.hand_in()
     await flow.consumer._fetch()
     assert asked == [{TP(*HERE)}]
     batch = flow.hand_in(8, HANDING)
     await flow.consumer._fetch()
     assert len(asked) == 1
+    active.add(elsewhere)
+    await flow.consumer._fetch()
+    assert asked[1:] == [{elsewhere}], "what is on its way to one queue is in no other's way"
     batch.take()
     await flow.consumer._fetch()
-    assert len(asked) == 2
+    assert asked[2:] == [active]
 
 
 async def test_it_flows_again_afterwards(flow: Flow) -> None:
