@@ -246,9 +246,9 @@ class Settlement:
     async def _settle(self, batch: list[Ended], notes: list[Message]) -> None:
         batch = self._settling = await self._still_ours(batch)
         try:
-            # Before there is a copy that comes back and leaves the place, and before the ledger lets go of the job,
-            # lest the next of its key believes that it is the first.
-            await self._keep_in_line(batch)
+            # Before there is a copy that comes back and leaves the place, lest the next of its key believes that it is
+            # the first. As the place of what ran: nobody would leave that of a later delivery which is never written.
+            await self._keep_in_line(batch, written=False)
         except AdmissionUnavailable as error:
             log.warning("places in lines will be kept when the ledger is told: %s", error)
         messages = notes + [message for ended in batch for message in ended.messages]
@@ -266,12 +266,16 @@ class Settlement:
                     self._released(ended.ordered)
         self._settling = []
 
-    async def _keep_in_line(self, batch: list[Ended]) -> None:
-        keeping = [one for one in batch if one.kept is not None and not one.is_kept]
+    async def _keep_in_line(self, batch: list[Ended], *, written: bool) -> None:
+        keeping = [
+            (one, one.kept if written else (one.ordered.in_line, one.kept[1]))
+            for one in batch
+            if one.ordered is not None and one.kept is not None and not one.is_kept
+        ]
         if keeping:
-            await self._admission.keep_in_line([one.kept for one in keeping if one.kept is not None])
-            for ended in keeping:
-                ended.is_kept = True
+            await self._admission.keep_in_line([place for _, place in keeping])
+            for ended, place in keeping:
+                ended.is_kept = place == ended.kept
 
     async def _still_ours(self, batch: list[Ended]) -> list[Ended]:
         """Return the outcomes without those of leases that ran out and were taken over.
@@ -302,7 +306,8 @@ class Settlement:
         marked = [one for one in batch if one.mark is not None]
         ordered = [one.ordered for one in batch if one.ordered is not None and one.kept is None]
         try:
-            await self._keep_in_line(batch)
+            # Before the ledger knows of the later delivery, whose place it is from then on.
+            await self._keep_in_line(batch, written=True)
             kept = await self._admission.settle([ended.mark for ended in marked if ended.mark])
             if self._backlog and (left := [one.left for one in batch if one.left]):
                 await self._backlog.leave(left)

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 import pytest
+from confluent_kafka import KafkaError
 
 from streams.errors import Poison, Transient
 from streams.jobs import Job
 from streams.queues import CRITICAL, WEBHOOKS
 from streams.worker import Partition
+from tests.conftest import ExpectedErrors
 from tests.rig import Alert, Do, Rig, eventually, handle
 
 pytestmark = pytest.mark.usefixtures("no_handlers")
@@ -166,6 +168,30 @@ async def test_another_worker_knows_what_waits_ahead() -> None:
             second.put_again(carried)
             await eventually(lambda: second.position() == second._next[Partition(WEBHOOKS.topic, 0)])
     assert runs == [0, 0, 1, 2]
+
+
+async def test_a_retry_that_was_never_written_keeps_no_place(expected_errors: ExpectedErrors) -> None:
+    """The worker ends as it cannot write the retry; where the job runs again, it dies of something else."""
+    expected_errors.add("'settle' ended by BrokerRefused")
+    runs: list[int] = []
+
+    async def works(job: Job[Do]) -> None:
+        runs.append(job.payload.number)
+        if job.payload.number == 0:
+            raise Transient("once more", delay=10 * SECOND) if len(runs) == 1 else Poison("never")
+
+    handle(works, ordering="key")
+    async with Rig(fails=True) as first:
+        first.producer.error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+        first.put(Do(number=0), orderingKey="k", job_id="job-0")
+        await eventually(first.worker.failure.done)
+        async with Rig() as second:
+            second.ledger._ledger, second.ledger._lines = first.ledger._ledger, first.ledger._lines
+            second.clock.ahead += 31 * SECOND
+            second.put(Do(number=0), orderingKey="k", job_id="job-0")
+            second.put(Do(number=1), orderingKey="k")
+            await second.settled()
+    assert runs == [0, 0, 1]
 
 
 async def test_what_waits_behind_a_blocked_key_does_not_stop_its_partition() -> None:
