@@ -5,6 +5,9 @@ another one publishes its flood, to the same topic and for some of them to the s
 flood goes to a queue of another worker, which shows what publishing it costs a machine; the same with the lanes turned
 off, first come, first served; and three floods with the weights 1, 2 and 4, once these are published. A wait is the
 time from publishing to the start of the handler, by the lifecycle events.
+
+The worker has a CPU of its own, as it has on a machine of its own: what is measured is what the lanes make of a flood,
+not who gets the CPU when a flood is published where it is worked off. `--together` measures that as well.
 """
 
 import json
@@ -14,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -82,15 +85,20 @@ class Seen:
 @click.option("--seconds", default=60.0, help="How long the quiet ones publish.")
 @click.option("--work-ms", default=10, help="How long a job takes.")
 @click.option("--only", type=click.Choice(["quiet", "weights"]), help="Run only a part.")
+@click.option(
+    "--together", is_flag=True, help="Let the worker share its CPU with the stack and the publishers."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line.")
-def main(jobs: int, seconds: float, work_ms: int, only: str | None, as_json: bool) -> None:
+def main(jobs: int, seconds: float, work_ms: int, only: str | None, together: bool, as_json: bool) -> None:
     """Run all and print what was seen."""
     figures: dict[str, Any] = {"bench": "fairness", "jobs": jobs, "seconds": seconds, "work_ms": work_ms}
+    apart = not together and len(os.sched_getaffinity(0)) > 1
+    figures["worker_cpu"] = "own" if apart else "shared"
     if only != "weights":
-        alone = quiet_run(0, seconds, work_ms)
-        elsewhere = quiet_run(jobs, seconds, work_ms, Elsewhere)
-        fair = quiet_run(jobs, seconds, work_ms)
-        fifo = quiet_run(jobs, seconds, work_ms, FAIR_LANES="false")
+        alone = quiet_run(0, seconds, work_ms, apart=apart)
+        elsewhere = quiet_run(jobs, seconds, work_ms, Elsewhere, apart=apart)
+        fair = quiet_run(jobs, seconds, work_ms, apart=apart)
+        fifo = quiet_run(jobs, seconds, work_ms, apart=apart, FAIR_LANES="false")
         same = {one.partition for one in fair.runs if one.organization == "flood"}
         figures |= {
             "alone": waits(alone.runs),
@@ -125,10 +133,16 @@ def ratio(figures: dict[str, Any], one: str, other: str) -> float | None:
 
 
 def quiet_run(
-    flood: int, seconds: float, work_ms: int, kind: type[Pause | Elsewhere] = Pause, **environment: str
+    flood: int,
+    seconds: float,
+    work_ms: int,
+    kind: type[Pause | Elsewhere] = Pause,
+    *,
+    apart: bool = False,
+    **environment: str,
 ) -> Seen:
     """Return what ended while the quiet ones published, with a flood of a kind that starts as they are measured."""
-    with worker_on_a_stack(environment) as (settings, worker):
+    with worker_on_a_stack(environment, apart=apart) as (settings, worker):
         publishing = None
         with SyncJobs(settings) as jobs:
             _publish_quietly(jobs, WARM_UP_SECONDS, work_ms)
@@ -170,9 +184,13 @@ def waits(runs: Sequence[Run]) -> dict[str, float]:
 
 
 @contextmanager
-def worker_on_a_stack(environment: dict[str, str]) -> Iterator[tuple[Settings, psutil.Process]]:
-    """Start a stack and a worker on it, and end both."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+def worker_on_a_stack(
+    environment: dict[str, str], *, apart: bool = False
+) -> Iterator[tuple[Settings, psutil.Process]]:
+    """Start a stack and a worker on it, the worker on a CPU `apart` from all else, and end both."""
+    cpus = os.sched_getaffinity(0)
+    own = {min(cpus)} if apart else cpus
+    with on(cpus - own or cpus), tempfile.TemporaryDirectory(prefix="bench-") as folder:
         os.chmod(folder, 0o711)
         stack = devstack.start(Path(folder) / "stack")
         before = dict(os.environ)
@@ -183,12 +201,25 @@ def worker_on_a_stack(environment: dict[str, str]) -> Iterator[tuple[Settings, p
             )  # fmt: skip
             settings = load_settings()
             topics.ensure(settings)
-            with worker_process(Path(folder) / "worker.log") as worker:
+            with ExitStack() as running:
+                with on(own):
+                    worker = running.enter_context(worker_process(Path(folder) / "worker.log"))
                 yield settings, psutil.Process(worker.pid)
         finally:
             os.environ.clear()
             os.environ.update(before)
             stack.stop(clean=True)
+
+
+@contextmanager
+def on(cpus: set[int]) -> Iterator[None]:
+    """Let what is started in the block run on these CPUs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _publish_quietly(jobs: SyncJobs, seconds: float, work_ms: int) -> None:
