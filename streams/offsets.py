@@ -1,7 +1,11 @@
 """Which position of a partition may be committed: never beyond the lowest record that is not settled."""
 
+import re
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+from streams.offset_map import decode, encode
 
 BEHIND_SKIPPED = 10
 """While records are skipped, so many that are settled behind them take as much of a span as one does otherwise."""
@@ -10,6 +14,7 @@ SKIPPED_BOUND = 500_000
 """How many records of a partition may be skipped, at 17 bytes each, before it is not read further."""
 
 _OPEN, _SETTLED, _SKIPPED = range(3)
+_RUN = re.compile(bytes([_SETTLED]) + b"+")
 _COMPACTED_AT = 1024
 
 
@@ -21,7 +26,9 @@ class PartitionOffsets:
     """
 
     __slots__ = (
+        "_before",
         "_first",
+        "_from",
         "_read",
         "_states",
         "gone",
@@ -45,19 +52,39 @@ class PartitionOffsets:
         self.settled = 0
         """How many records are settled and not covered by the position, for one before them is not."""
         self.skipped = 0
+        self._before = array("q")
+        """Where ranges that were settled before this assignment start and end, in turn, from `_from` on."""
+        self._from = 0
         self._read = array("q")
         self._states = bytearray()
         self._first = 0
         """Where the lowest offset that is not settled is in the two; what is before that is cut off now and then."""
 
+    def restore(self, position: int, metadata: str) -> None:
+        """Take over what an assignment before had settled beyond its position, by the metadata of the commit.
+
+        Raises ValueError when that cannot be read. Once something was read it comes too late, and changes nothing.
+        """
+        if not self.next_offset:
+            self._before, self._from = array("q", decode(position, metadata)), position
+
     def read(self, offset: int) -> bool:
-        """Note that a record was read; False when it had been before, as after a seek back."""
+        """Note that a record was read; False when nothing is left to do: it was read or settled before."""
         if offset < self.next_offset:
             return False
+        settled = len(self._before) > 0 and self._was_settled(offset)
         self._read.append(offset)
-        self._states.append(_OPEN)
+        self._states.append(_SETTLED if settled else _OPEN)
         self.next_offset = offset + 1
-        return True
+        if settled:
+            self.settled += 1
+            self._advance()
+        return not settled
+
+    def _was_settled(self, offset: int) -> bool:
+        if offset < self._from:  # the log was begun anew, and its offsets are those of other records
+            del self._before[:]
+        return bisect_right(self._before, offset) % 2 == 1
 
     def skip(self, offset: int) -> None:
         """Note that a record that was read is let go of, and will be read back."""
@@ -81,6 +108,10 @@ class PartitionOffsets:
             return
         states[place] = _SETTLED
         self.settled += 1
+        self._advance()
+
+    def _advance(self) -> None:
+        read, states = self._read, self._states
         end = len(read)
         while self._first < end and states[self._first] == _SETTLED:
             self._first += 1
@@ -90,6 +121,19 @@ class PartitionOffsets:
             self._first = 0
         # Offsets may have gaps, so the position is the lowest open one, or behind the last that was read.
         self.position = read[self._first] if self._first < len(read) else self.next_offset
+
+    def metadata(self) -> str:
+        """Return what is to be committed beside the position: what is settled beyond it."""
+        return encode(self.position or 0, self._beyond())
+
+    def _beyond(self) -> Iterator[tuple[int, int]]:
+        at = self._states.find(_SETTLED, self._first)
+        while at >= 0 and (run := _RUN.match(self._states, at)):
+            yield self._read[at], self._read[run.end() - 1] + 1
+            at = self._states.find(_SETTLED, run.end())
+        for start, end in zip(self._before[::2], self._before[1::2], strict=True):
+            if end > self.next_offset:  # not read again yet
+                yield max(start, self.next_offset), end
 
     def _place(self, offset: int) -> int:
         return bisect_left(self._read, offset, self._first)

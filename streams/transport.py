@@ -9,23 +9,21 @@ thread, the CLI and the shutdown stay Faust's. Each fact this relies on has a te
 
 import asyncio
 import logging
-import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher as aiokafka_fetcher
-from aiokafka.errors import KafkaError
-from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.errors import KafkaError, OffsetMetadataTooLargeError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.fetcher import Fetcher, ReadableRecords
 from streams.offsets import PartitionOffsets
 from streams.worker import Partition, Worker
 
@@ -39,84 +37,7 @@ HANDING = 1_000
 """While so many records of a topic are on their way to its agent no more of it are taken from the fetcher."""
 
 
-class Lenient(bytearray):
-    """Bytes whose text is read with what is no UTF-8 replaced."""
-
-    def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        return Lenient(found) if isinstance(found, bytearray) else found
-
-    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
-        return super().decode(encoding, errors)
-
-
-class ReadableBatch:
-    """A batch of aiokafka's that can be read whatever bytes a header's name is made of.
-
-    aiokafka 0.14.0 raises on a name that is no UTF-8, which any client may write: each worker would end at that
-    record, and end again when it is started. Then the batch is read again, leniently; the fetcher skips what it
-    has had of it.
-    """
-
-    def __init__(self, batch: Any, raw: bytes) -> None:
-        self._batch = batch
-        self._raw = raw
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            yield from self._batch
-        except UnicodeDecodeError:
-            batch = _DefaultRecordBatchPy(self._raw)
-            batch._maybe_uncompress()
-            batch._buffer = Lenient(batch._buffer)
-            yield from batch
-
-
-class ReadableRecords:
-    """What aiokafka fetched of a partition, as batches that can be read."""
-
-    def __init__(self, data: bytes) -> None:
-        self._records = MemoryRecords(data)
-        self._rest = memoryview(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._records, name)
-
-    def next_batch(self) -> Any:
-        batch = self._records.next_batch()
-        if batch is None:
-            return None
-        # A batch begins with its base offset, 8 bytes, and the length of what follows, 4 bytes.
-        end = 12 + struct.unpack_from(">i", self._rest, 8)[0]
-        raw, self._rest = self._rest[:end], self._rest[end:]
-        return ReadableBatch(batch, cast(bytes, raw))
-
-
 aiokafka_fetcher.MemoryRecords = ReadableRecords
-
-
-class Fetcher(aiokafka_fetcher.Fetcher):  # type: ignore[misc]
-    """Aiokafka's fetcher, in which a partition that is not read on for a moment is in no other's way for long.
-
-    It asks a broker for nothing while anything that it has from there was not taken, by itself for 100 ms; after that
-    for the other partitions, and for that one again when these have been answered, which Faust lets take 1.5 s.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options | {"prefetch_backoff": 0.02, "fetch_max_wait_ms": 100})
-
-    def _get_actions_per_node(self, assignment: Any) -> Any:
-        *actions, timeout, invalid_metadata, resumed = super()._get_actions_per_node(assignment)
-        if len(self._in_flight) > len(self._pending_tasks):
-            # An answer was taken note of before its task had told of its end, which it tells nobody who waits:
-            # aiokafka 0.14.0 asks for nothing for 200 ms then.
-            timeout = 0.0
-        return *actions, timeout, invalid_metadata, resumed
-
-
 aiokafka_consumer.Fetcher = Fetcher
 
 
@@ -152,6 +73,18 @@ class Batch:
         self._changed.set()
 
 
+class Committed(NamedTuple):
+    """How much of a partition the broker knows to be settled: all below a position, and so many beyond it."""
+
+    position: int | None
+    beyond: int
+
+    @classmethod
+    def of(cls, offsets: PartitionOffsets) -> "Committed":
+        """Return how much is settled now."""
+        return cls(offsets.position, offsets.settled)
+
+
 class Consumer(driver.Consumer):
     """Faust's consumer with its acknowledgements taken out."""
 
@@ -160,6 +93,8 @@ class Consumer(driver.Consumer):
     assignments = 0
     commits = 0
     _left = False
+    _maps = True
+    """Whether the broker takes metadata as long as these."""
 
     @cached_property
     def _handing(self) -> list[Batch]:
@@ -169,6 +104,11 @@ class Consumer(driver.Consumer):
     @cached_property
     def _changed(self) -> asyncio.Event:
         return asyncio.Event()
+
+    @cached_property
+    def _committed(self) -> dict[TP, "Committed"]:
+        """What was committed of the present assignment."""
+        return {}
 
     @cached_property
     def _committing(self) -> asyncio.Lock:
@@ -271,6 +211,32 @@ class Consumer(driver.Consumer):
         for batch in self._handing:
             batch.drop()
 
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Go back to what was committed, and know what was settled beyond it."""
+        found = await self._thread.call_thread(self._seek_to_committed, self._thread._ensure_consumer())
+        for tp, (position, metadata) in found.items():
+            offsets = self._worker.offsets(Partition(*tp))
+            if offsets is None or position < 0:
+                continue
+            try:
+                offsets.restore(position, metadata)
+            except ValueError as error:
+                log.warning("what is settled beyond %s of %s/%s cannot be read: %s", position, *tp, error)
+        # None for what has no position is what Faust expects, whatever it declares.
+        return cast(
+            Mapping[TP, int],
+            {TP(*tp): position if position >= 0 else None for tp, (position, _) in found.items()},
+        )
+
+    @staticmethod
+    async def _seek_to_committed(consumer: Any) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        partitions = consumer._subscription.assigned_partitions()
+        found = await consumer._coordinator.fetch_committed_offsets(list(partitions))
+        for tp, (position, _) in found.items():
+            if position > 0:
+                consumer.seek(tp, position)
+        return cast(Mapping[TopicPartition, OffsetAndMetadata], found)
+
     async def perform_seek(self) -> None:
         """Go back to what was committed, with the flow stopped; Faust resumes it afterwards.
 
@@ -281,6 +247,7 @@ class Consumer(driver.Consumer):
         await super().perform_seek()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._committed.clear()
         if not self._left:
             self._worker.assign(Partition(tp.topic, tp.partition) for tp in assigned)
         await super().on_partitions_assigned(assigned, generation_id)
@@ -338,30 +305,46 @@ class Consumer(driver.Consumer):
             return await self._commit_moved()
 
     async def _commit_moved(self) -> bool:
-        positions = self._moved()
-        if not positions:
+        moved = self._moved()
+        if not moved:
             return False
         consumer = self._thread._ensure_consumer()
-        offsets = {
-            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
-            for tp, offset in positions.items()
-        }
+        committed = {tp: Committed.of(offsets) for tp, offsets in moved.items()}
         try:
-            await self._thread.call_thread(consumer.commit, offsets)
+            await self._thread.call_thread(
+                consumer.commit,
+                {
+                    TopicPartition(*tp): OffsetAndMetadata(offsets.position, self._metadata(offsets))
+                    for tp, offsets in moved.items()
+                },
+            )
+        except OffsetMetadataTooLargeError:
+            log.warning(
+                "the broker takes no map of what is settled beyond a position: that is read again after a crash"
+            )
+            self._maps = False
+            return await self._commit_moved()
         except KafkaError as error:
             log.warning("positions were not committed, what they cover may be read again: %r", error)
             return False
-        self._committed_offset.update(positions)
+        self._committed_offset.update({tp: one.position for tp, one in committed.items()})
+        self._committed.update(committed)
         self.commits += 1
         return True
 
-    def _moved(self) -> Mapping[TP, int]:
+    def _metadata(self, offsets: PartitionOffsets) -> str:
+        return offsets.metadata() if self._maps else ""
+
+    def _moved(self) -> Mapping[TP, PartitionOffsets]:
+        """Return the partitions of whose settled records the broker does not know all."""
         assignment = self.assignment()
         return {
-            tp: offset
-            for partition, offset in self._worker.positions().items()
+            tp: offsets
+            for partition, position in self._worker.positions().items()
             if (tp := TP(partition.topic, partition.number)) in assignment
-            and (self._committed_offset[tp] or 0) < offset
+            and (offsets := self._worker.offsets(partition)) is not None
+            and position >= (self._committed_offset[tp] or 0)
+            and Committed.of(offsets) != self._committed.get(tp)
         }
 
     async def verify_all_partitions_active(self) -> None:

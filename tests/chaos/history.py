@@ -92,6 +92,8 @@ class Sample:
 
     at: float
     positions: Mapping[Place, int]
+    metadata: Mapping[Place, str] = field(default_factory=dict)
+    """What was committed beside them: which records are settled beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,10 @@ class History:
         for name in ("published", "executions", "told", "carried", "incidents", "memory"):
             yield from ((name, asdict(one)) for one in getattr(self, name))
         for sample in self.samples:
-            positions = [[*place, position] for place, position in sample.positions.items()]
+            positions = [
+                [*place, position, sample.metadata.get(place, "")]
+                for place, position in sample.positions.items()
+            ]
             yield "samples", {"at": sample.at, "positions": positions}
         for name in ("effects", "stored", "rebuilt", "leaks", "healed_at", "drained_after"):
             yield name, getattr(self, name)

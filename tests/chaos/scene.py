@@ -204,8 +204,12 @@ class Scene:
 
     def committed(self, worker_type: str = "primary") -> dict[tuple[str, int], int]:
         """Return the committed positions of a worker type's queues, nothing while there are none."""
+        return {place: position for place, (position, _) in self.known(worker_type).items()}
+
+    def known(self, worker_type: str = "primary") -> dict[tuple[str, int], tuple[int, str]]:
+        """Return the same with the metadata of each."""
         try:
-            return self._group(f"streams-{worker_type}")()
+            return self._group(f"streams-{worker_type}").known()
         except KafkaException:
             return {}
 

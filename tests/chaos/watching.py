@@ -103,10 +103,14 @@ class Committed:
 
     def __call__(self) -> dict[Place, int]:
         """Return the positions there are; raises KafkaException when the broker does not tell."""
+        return {place: position for place, (position, _) in self.known().items()}
+
+    def known(self) -> dict[Place, tuple[int, str]]:
+        """Return the positions there are and the metadata of each; raises KafkaException as well."""
         with self._lock:
             found = self._consumer.committed(self._wanted, timeout=2)
         return {
-            (one.topic, one.partition): one.offset
+            (one.topic, one.partition): (one.offset, one.metadata or "")
             for one in found
             if one.error is None and one.offset is not None and one.offset >= 0
         }
@@ -131,12 +135,18 @@ class Sampler(threading.Thread):
         while not self._enough.wait(SAMPLE_SECONDS):
             for committed in self._groups:
                 try:
-                    positions = committed()
+                    known = committed.known()
                 except KafkaException:
                     self.failures += 1
                     continue
-                if positions:
-                    self.samples.append(Sample(time.time(), positions))
+                if known:
+                    self.samples.append(
+                        Sample(
+                            time.time(),
+                            {place: position for place, (position, _) in known.items()},
+                            {place: metadata for place, (_, metadata) in known.items() if metadata},
+                        )
+                    )
 
     def close(self) -> None:
         self._enough.set()

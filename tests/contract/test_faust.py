@@ -1,8 +1,10 @@
 """What `streams.transport` makes of Faust, on the real broker; stock Faust 0.15.3 loses jobs in the first four."""
 
 import time
+from collections import Counter
 
 import pytest
+from redis import Redis
 
 from streams.client import SyncJobs
 from streams.publication import Publication
@@ -52,6 +54,24 @@ def test_a_slow_job_that_holds_many_back_is_passed_and_still_not_lost_to_a_kill(
     assert second.attempt == 1, "a crash is no attempt"
     (end,) = [one for one in pipeline.events() if (one["jobId"], one["kind"]) == (slow, "completed")]
     assert end["attempt"] == 1
+
+
+def test_what_has_ended_behind_a_running_job_is_known_after_a_kill_even_without_the_ledger(
+    pipeline: Pipeline,
+) -> None:
+    slow, *quick = publish(pipeline, Work(work_ms=6000), *[Work(work_ms=1)] * (WATCHED_FROM - 1))
+    worker = pipeline.worker().start()
+    pipeline.wait_for("completed", len(quick))
+    beyond = {*range(1, WATCHED_FROM)}
+    wait_until(lambda: beyond in pipeline.settled_beyond().values(), 10, "the commit says what is settled")
+    assert position(pipeline) <= 0
+    worker.kill()
+    with Redis.from_url(pipeline.settings.redis) as redis:
+        redis.flushdb()
+    worker.start()
+    pipeline.wait_for("completed", WATCHED_FROM)
+    starts = Counter(one.job_id for one in pipeline.executions() if one.what == "start")
+    assert starts == Counter({slow: 2}) + Counter(quick)
 
 
 def test_a_long_job_is_told_as_started_and_a_short_one_only_at_its_end(pipeline: Pipeline) -> None:

@@ -66,6 +66,8 @@ class Broker:
         self.healthy = True
         self.logs: dict[Partition, Log] = {}
         self.commits: dict[Partition, int] = {}
+        self.metadata: dict[Partition, str] = {}
+        """What was committed beside those positions."""
         self.forwarded: dict[Partition, int] = {}
         """The positions of the retry forwarder's group."""
         self.on_append: list[Callable[[Stored], None]] = []
@@ -277,7 +279,13 @@ class Group:
         await self._reach(name)
         self._remove(name)
 
-    async def commit(self, name: str, generation: int, positions: Mapping[Partition, int]) -> None:
+    async def commit(
+        self,
+        name: str,
+        generation: int,
+        positions: Mapping[Partition, int],
+        metadata: Mapping[Partition, str],
+    ) -> None:
         """Commit positions; raises CommitFailed when the member is of an older generation, or by bad luck."""
         await self._reach(name)
         failures, carried_out = self.lose_commits.get(name, (0, False))
@@ -286,6 +294,7 @@ class Group:
         accepted = self.accepts(name, generation) and (not failures or carried_out)
         if accepted:
             self._broker.commits.update(positions)
+            self._broker.metadata.update(metadata)
         for listener in self.on_commit:
             listener(name, positions, accepted)
         await asyncio.sleep(self._chance.uniform(0.001, 0.01))
@@ -296,9 +305,9 @@ class Group:
         """Return whether a commit of that member counts."""
         return name in self._members and generation == self.generation
 
-    def committed(self, partition: Partition) -> int:
-        """Return the committed position, 0 for none."""
-        return self._broker.commits.get(partition, 0)
+    def committed(self, partition: Partition) -> tuple[int, str]:
+        """Return the committed position, 0 for none, and its metadata."""
+        return self._broker.commits.get(partition, 0), self._broker.metadata.get(partition, "")
 
     async def _reach(self, name: str) -> None:
         await asyncio.sleep(self._chance.uniform(0.001, 0.01))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ratelimit import fence
 from streams.delivery import EPOCH, not_before_of
+from streams.offset_map import settled_beyond
 from streams.queues import LIFECYCLE_TOPIC, QUEUES, RETRY_DELAYS, Queue
 from streams.worker import Partition
 from tests.simulation.broker import Stored
@@ -43,6 +44,7 @@ class Judge:
         self._poison: dict[bytes, list[Stored]] = {one[3]: [] for one in world.plan.poison}
         self._buried: set[bytes] = set()
         self._positions: dict[Partition, int] = {}
+        self._beyond: dict[Partition, set[int]] = defaultdict(set)
 
     def object(self, what: str) -> None:
         """Note that an invariant does not hold."""
@@ -78,9 +80,13 @@ class Judge:
             if position < before:
                 self.object(f"{name} set the position of {partition} back from {before} to {position}")
             self._positions[partition] = position
+            # What lies beyond is taken for settled by whoever reads the partition next.
+            beyond = settled_beyond(position, self._world.broker.metadata[partition])
+            before_this = self._beyond[partition]
             for record in self._world.broker.log(partition).records:
-                if before <= record.offset < position:
+                if before <= record.offset < position or record.offset in beyond - before_this:
                     self._covered(name, record)
+            self._beyond[partition] = beyond
 
     def _covered(self, name: str, record: Stored) -> None:
         where = f"{record.topic}/{record.partition}/{record.offset}"
@@ -118,7 +124,7 @@ class Judge:
         for record in self._records[job_id]:
             partition = Partition(record.topic, record.partition)
             positions = broker.forwarded if record.topic in RETRY_DELAYS else broker.commits
-            if record.offset >= positions.get(partition, 0):
+            if record.offset >= positions.get(partition, 0) and record.offset not in self._beyond[partition]:
                 return True
         return False
 

@@ -1,13 +1,13 @@
 """A simulated worker process: the real `Worker`, with a mirror of what `streams.transport` does around it.
 
 Faust itself cannot run in a simulated loop. So the order of the calls that its consumer makes is repeated here,
-line for line where it matters: `_fetch`, `read_again`, `_hand_in`, `wait_empty`, `commit` and `_moved` are the methods
-of `streams.transport.Consumer` of those names, and a change there is made here, too.
+line for line where it matters: `_fetch`, `read_again`, `_hand_in`, `wait_empty`, `_seek_to_committed`, `commit` and
+`_moved` are the methods of `streams.transport.Consumer` of those names, and a change there is made here, too.
 """
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from streams.queues import RETRY_DELAYS
 from streams.refill import NotReadBack
 from streams.retry import goes_on_at, next_topic
 from streams.settings import Settings
-from streams.transport import HANDING
+from streams.transport import HANDING, Committed
 from streams.worker import Partition, Worker
 from tests.simulation.broker import WORLD_BEGINS, Broker, CommitFailed, Group, SimulatedProducer, Stored
 from tests.simulation.ledger import Connection
@@ -74,7 +74,7 @@ class Member:
         self.generation = 0
         self._assigned: dict[Partition, int] = {}
         """Partition to the position of the fetching consumer."""
-        self._committed: dict[Partition, int] = {}
+        self._committed: dict[Partition, Committed] = {}
         self._handing = Counter[str]()
         """How many records of a topic are on their way to its agent."""
         self._turns: defaultdict[Partition, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -148,8 +148,8 @@ class Member:
             if self._stopping:
                 return
             self.worker.assign(share)
-            self._committed = {partition: self._group.committed(partition) for partition in share}
-            self._assigned = dict(self._committed)
+            self._committed.clear()
+            self._assigned = self._seek_to_committed(share)
             self._flow = True
             while await self._group.heartbeat(name, self.generation):  # noqa: ASYNC110
                 await asyncio.sleep(HEARTBEAT_SECONDS)
@@ -159,6 +159,13 @@ class Member:
             self._flow = False
             await self.wait_empty()
             self._assigned = {}
+
+    def _seek_to_committed(self, share: Iterable[Partition]) -> dict[Partition, int]:
+        found = {partition: self._group.committed(partition) for partition in share}
+        for partition, (position, metadata) in found.items():
+            if (offsets := self.worker.offsets(partition)) is not None:
+                offsets.restore(position, metadata)
+        return {partition: position for partition, (position, _) in found.items()}
 
     async def wait_empty(self) -> None:
         if self._left:
@@ -265,21 +272,29 @@ class Member:
             return await self._commit_moved()
 
     async def _commit_moved(self) -> bool:
-        positions = self._moved()
-        if not positions:
+        moved = self._moved()
+        if not moved:
             return False
+        committed = {partition: Committed.of(offsets) for partition, offsets in moved.items()}
         try:
-            await self._group.commit(self.process.name, self.generation, positions)
+            await self._group.commit(
+                self.process.name,
+                self.generation,
+                {partition: one.position or 0 for partition, one in committed.items()},
+                {partition: offsets.metadata() for partition, offsets in moved.items()},
+            )
         except CommitFailed:
             return False
-        self._committed.update(positions)
+        self._committed.update(committed)
         return True
 
-    def _moved(self) -> Mapping[Partition, int]:
+    def _moved(self) -> Mapping[Partition, PartitionOffsets]:
         return {
-            partition: offset
-            for partition, offset in self.worker.positions().items()
-            if partition in self._assigned and self._committed.get(partition, 0) < offset
+            partition: offsets
+            for partition in self.worker.positions()
+            if partition in self._assigned
+            and (offsets := self.worker.offsets(partition)) is not None
+            and Committed.of(offsets) != self._committed.get(partition)
         }
 
 

@@ -72,6 +72,17 @@ def commits_past_a_running_job_when_later_ones_end_first(self: PartitionOffsets,
     self.position = max(self.position or 0, offset + 1)
 
 
+@mutation(PartitionOffsets, "_beyond", "neither ended nor a record left")
+def takes_a_running_job_for_settled_when_a_later_one_is(self: PartitionOffsets) -> Iterator[tuple[int, int]]:
+    if self.settled and self.position is not None:
+        yield self.position, self.next_offset
+
+
+@mutation(PartitionOffsets, "_was_settled", "neither ended nor a record left")
+def takes_what_is_read_for_settled_when_a_part_is(self: PartitionOffsets, offset: int) -> bool:
+    return offset < self._before[-1]
+
+
 _finish = Settlement.finish
 
 

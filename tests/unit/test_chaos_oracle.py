@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.offset_map import encode
 from tests.chaos.history import (
     Carried,
     Execution,
@@ -165,6 +166,10 @@ def retry_position_before_it_is_forwarded(history: History) -> None:
     history.samples.insert(-1, Sample(2.0, {("jobs.retry.1s", 0): 1}))
 
 
+def beyond_the_position_what_runs_is_covered(history: History) -> None:
+    history.samples.insert(-1, Sample(9.0, {(TOPIC, 0): 3}, {(TOPIC, 0): encode(3, [(3, 4)])}))
+
+
 def position_goes_back(history: History) -> None:
     history.samples.append(Sample(9.7, {(TOPIC, 0): 3}))
 
@@ -246,6 +251,7 @@ VIOLATIONS: list[tuple[str, Callable[[History], None]]] = [
     ("positions", position_beyond_what_runs),
     ("positions", position_before_the_retry_is_written),
     ("positions", retry_position_before_it_is_forwarded),
+    ("positions", beyond_the_position_what_runs_is_covered),
     ("positions", position_goes_back),
     ("positions", nobody_sampled),
     ("moves", runs_when_completed),

@@ -8,7 +8,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.transport import ReadableRecords
+from streams.fetcher import ReadableRecords
 
 
 def batch(base: int, names: list[bytes | None], compression: int = 0) -> bytes:

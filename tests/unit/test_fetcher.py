@@ -7,8 +7,8 @@ from typing import Any
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.structs import TopicPartition
 
-from streams.transport import Fetcher
-from tests.unit.test_transport_records import batch
+from streams.fetcher import Fetcher
+from tests.unit.test_fetcher_records import batch
 
 FULL, QUIET = TopicPartition("jobs.reports", 0), TopicPartition("jobs.reports", 1)
 
