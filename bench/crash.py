@@ -5,6 +5,7 @@ handlers that ran twice, and the records of finished jobs above the committed po
 that the commit says are settled are dropped unasked, the others by the ledger.
 """
 
+import asyncio
 import json
 import os
 import tempfile
@@ -12,8 +13,8 @@ import time
 from pathlib import Path
 
 import click
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient
+from aiokafka.admin import AIOKafkaAdminClient
+from confluent_kafka import Consumer, TopicPartition
 
 import devstack
 from bench.drain import worker_process
@@ -101,7 +102,9 @@ def crash(settings: Settings, folder: Path) -> dict[str, object]:
         runs.await_completed(JOBS // 2)
         first.kill()
         first.wait()
-    committed = {partition: (at, settled_beyond(at, said)) for partition, at, said in _committed(settings)}
+    committed = {
+        partition: (at, settled_beyond(at, said)) for partition, at, said in asyncio.run(_committed(settings))
+    }
     while runs.read():
         pass
     above = [
@@ -125,13 +128,16 @@ def crash(settings: Settings, folder: Path) -> dict[str, object]:
     }
 
 
-def _committed(settings: Settings) -> list[tuple[int, int, str]]:
+async def _committed(settings: Settings) -> list[tuple[int, int, str]]:
     """Return partitions with their positions and what was committed beside these."""
-    admin = AdminClient(settings.kafka)
-    wanted = [ConsumerGroupTopicPartitions("streams-primary")]
-    (future,) = admin.list_consumer_group_offsets(wanted, request_timeout=10).values()
-    found = future.result().topic_partitions or []
-    return [(one.partition, one.offset, one.metadata or "") for one in found if one.topic == CRITICAL.topic]
+    # Not by confluent-kafka 2.16, which reads metadata beyond its end.
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap_servers)
+    await admin.start()
+    try:
+        found = await admin.list_consumer_group_offsets("streams-primary")
+    finally:
+        await admin.close()
+    return [(tp.partition, *committed) for tp, committed in found.items() if tp.topic == CRITICAL.topic]
 
 
 if __name__ == "__main__":

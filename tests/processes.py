@@ -31,7 +31,6 @@ from streams import topics
 from streams.agents import load
 from streams.codecs import codecs
 from streams.consuming import Consumed, consumed
-from streams.offset_map import settled_beyond
 from streams.queues import LIFECYCLE_TOPIC, WORKER_TYPES, Queue
 from streams.retry import GROUP as FORWARDER
 from streams.settings import Settings, load_settings
@@ -212,19 +211,9 @@ class Pipeline:
 
     def committed(self, group: str = "streams-primary") -> dict[tuple[str, int], int]:
         """Return the committed positions of a group; raises KafkaException when the broker cannot tell yet."""
-        return {(one.topic, one.partition): one.offset for one in self._committed(group)}
-
-    def settled_beyond(self, group: str = "streams-primary") -> dict[tuple[str, int], set[int]]:
-        """Return the offsets that the commits of a group say are settled beyond its positions."""
-        return {
-            (one.topic, one.partition): settled_beyond(one.offset, one.metadata or "")
-            for one in self._committed(group)
-        }
-
-    def _committed(self, group: str) -> list[TopicPartition]:
         wanted = [ConsumerGroupTopicPartitions(group)]
         (future,) = self._admin.list_consumer_group_offsets(wanted, request_timeout=2).values()
-        return future.result().topic_partitions or []
+        return {(one.topic, one.partition): one.offset for one in future.result().topic_partitions or []}
 
 
 def read_all(settings: Settings, topic: str) -> Iterator[Consumed]:

@@ -3,7 +3,7 @@
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import Consumer, TopicPartition
 
 from streams.consuming import End, consumed
-from tests.chaos.history import Place
+from tests.chaos.history import Commit, Place
 
 TOPIC = "__consumer_offsets"
 READ_WITHIN_SECONDS = 30
@@ -21,33 +21,41 @@ READ_WITHIN_SECONDS = 30
 class Commits:
     """What a group wrote since it was last deleted."""
 
-    positions: dict[Place, list[int]] = field(default_factory=lambda: defaultdict(list))
+    places: dict[Place, list[Commit]] = field(default_factory=lambda: defaultdict(list))
     """The commits of each partition in their order."""
     generations: int = 0
     """How often its members had to find together."""
 
     @property
     def count(self) -> int:
-        return sum(map(len, self.positions.values()))
+        return sum(map(len, self.places.values()))
 
     def steps_back(self) -> list[str]:
         """Return where a commit was lower than the one before."""
         return [
-            f"{topic}/{partition}: {after} after {before}"
-            for (topic, partition), commits in self.positions.items()
+            f"{topic}/{partition}: {after.position} after {before.position}"
+            for (topic, partition), commits in self.places.items()
             for before, after in pairwise(commits)
-            if after < before
+            if after.position < before.position
         ]
 
 
 def commits_of(group: str, kafka: dict[str, Any]) -> Commits:
-    """Return all commits of a group; the topic is compacted, but not the part that is written to."""
-    found = Commits()
-    for key, value in _records(kafka):
+    """Return all commits of a group."""
+    return commits(kafka)[group]
+
+
+def commits(kafka: dict[str, Any], since: Mapping[int, int] | None = None) -> Mapping[str, Commits]:
+    """Return all commits of each group; the topic is compacted, but not the part that is written to.
+
+    `since` is what `ends` returned, before which nothing is read. Keys and values: `OffsetCommitKey.json` and
+    `OffsetCommitValue.json` of Kafka's group coordinator, versions 1 to 4.
+    """
+    groups: dict[str, Commits] = defaultdict(Commits)
+    for key, value in _records(kafka, since or {}):
         version, rest = struct.unpack_from(">h", key)[0], key[2:]
         name, rest = _text(rest)
-        if name != group:
-            continue
+        found = groups[name]
         if version == 2:  # the group itself; its value: version, protocol, generation, ...
             if value is not None:
                 found.generations = max(found.generations, struct.unpack(">i", _text(value[2:])[1][:4])[0])
@@ -55,12 +63,33 @@ def commits_of(group: str, kafka: dict[str, Any]) -> Commits:
                 found.generations = 0
             continue
         topic, rest = _text(rest)
-        place = (topic, struct.unpack(">i", rest)[0])
+        place = topic, struct.unpack(">i", rest)[0]
         if value is None:
-            found.positions.pop(place, None)
+            found.places.pop(place, None)
         else:
-            found.positions[place].append(struct.unpack_from(">q", value, 2)[0])
-    return found
+            found.places[place].append(_commit(place, value))
+    return groups
+
+
+def ends(kafka: dict[str, Any]) -> dict[int, int]:
+    """Return where the partitions of the topic end now."""
+    consumer = Consumer({**kafka, "group.id": "chaos-commits", "log_level": 2})
+    try:
+        topic = consumer.list_topics(timeout=10).topics.get(TOPIC)
+        return {
+            number: consumer.get_watermark_offsets(TopicPartition(TOPIC, number), timeout=10)[1]
+            for number in (topic.partitions if topic else ())
+        }
+    finally:
+        consumer.close()
+
+
+def _commit(place: Place, value: bytes) -> Commit:
+    version, position = struct.unpack_from(">hq", value)
+    read = _text if version < 4 else _compact_text
+    metadata, rest = read(value[14:] if version >= 3 else value[10:])
+    # The broker's clock is cut to milliseconds; what was written in the same one came before.
+    return Commit((struct.unpack_from(">q", rest)[0] + 1) / 1000, *place, position, metadata)
 
 
 def _text(raw: bytes) -> tuple[str, bytes]:
@@ -68,7 +97,14 @@ def _text(raw: bytes) -> tuple[str, bytes]:
     return raw[2 : 2 + length].decode(), raw[2 + length :]
 
 
-def _records(kafka: dict[str, Any]) -> Iterator[tuple[bytes, bytes | None]]:
+def _compact_text(raw: bytes) -> tuple[str, bytes]:
+    """Read a text whose length, plus one, is an unsigned varint (KIP-482); of metadata no more than two bytes."""
+    length, start = (raw[0], 1) if raw[0] < 0x80 else (raw[0] & 0x7F | raw[1] << 7, 2)
+    end = start + length - 1
+    return raw[start:end].decode(), raw[end:]
+
+
+def _records(kafka: dict[str, Any], since: Mapping[int, int]) -> Iterator[tuple[bytes, bytes | None]]:
     consumer = Consumer(
         {
             **kafka,
@@ -79,7 +115,7 @@ def _records(kafka: dict[str, Any]) -> Iterator[tuple[bytes, bytes | None]]:
         }
     )
     left: set[int] = set(consumer.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions)
-    consumer.assign([TopicPartition(TOPIC, number, 0) for number in left])
+    consumer.assign([TopicPartition(TOPIC, number, since.get(number, 0)) for number in left])
     deadline = time.monotonic() + READ_WITHIN_SECONDS
     try:
         while left and time.monotonic() < deadline:

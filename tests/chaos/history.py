@@ -1,8 +1,8 @@
 """What happened while a fault lasted, as plain values: everything the oracle judges by, and nothing it could ask."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,13 +87,15 @@ class Incident:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """The positions that a group had committed, known at `at`."""
+class Commit:
+    """What a group committed of a partition, taken at `at` by the clock of the broker."""
 
     at: float
-    positions: Mapping[Place, int]
-    metadata: Mapping[Place, str] = field(default_factory=dict)
-    """What was committed beside them: which records are settled beyond."""
+    topic: str
+    partition: int
+    position: int
+    metadata: str = ""
+    """Which records are settled beyond the position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ class History:
     told: list[Told] = field(default_factory=list)
     carried: list[Carried] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
+    """Of each partition in their order."""
     memory: list[Memory] = field(default_factory=list)
     stored: list[str] = field(default_factory=list)
     """The rows of the store, as the sink left them."""
@@ -174,14 +177,10 @@ class History:
                 file.write(json.dumps([what, one], default=str) + "\n")
 
     def _lines(self) -> Iterator[tuple[str, Any]]:
-        for name in ("published", "executions", "told", "carried", "incidents", "memory"):
-            yield from ((name, asdict(one)) for one in getattr(self, name))
-        for sample in self.samples:
-            positions = [
-                [*place, position, sample.metadata.get(place, "")]
-                for place, position in sample.positions.items()
-            ]
-            yield "samples", {"at": sample.at, "positions": positions}
+        for name in ("published", "executions", "told", "carried", "incidents", "commits", "memory"):
+            yield from (
+                (name, {key: getattr(one, key) for key in one.__slots__}) for one in getattr(self, name)
+            )
         for name in ("effects", "stored", "rebuilt", "leaks", "healed_at", "drained_after"):
             yield name, getattr(self, name)
 

@@ -98,36 +98,36 @@ def effect_once(history: History) -> Verdict:
 
 
 def positions_behind(history: History) -> Verdict:
-    """At every sample, all that was committed was settled, its outcome written before; no position goes back."""
+    """In every commit, all that was committed was settled, its outcome written before; no position goes back."""
     name = "positions"
     settled = _settled(history)
     furthest = {place: list(accumulate(times, max)) for place, times in settled.items()}
-    figure = f"{len(history.samples)} samples"
+    figure = f"{len(history.commits)} commits"
     highest: dict[Place, int] = {}
     told: dict[Place, str] = {}
-    for sample in history.samples:
-        for place, position in sample.positions.items():
-            if position < highest.get(place, 0):
-                wrong = f"{place[0]}/{place[1]} went back from {highest[place]} to {position}"
-                return Verdict(name, figure, wrong)
-            highest[place] = position
-            known, times = furthest.get(place, []), settled.get(place, [])
-            claimed: Iterable[int] = ()
-            if 0 < position <= len(known) and known[position - 1] > sample.at:
-                claimed = range(position)
-            elif (metadata := sample.metadata.get(place, "")) != told.get(place, ""):
-                told[place], claimed = metadata, settled_beyond(position, metadata)
-            offset = next((one for one in claimed if one < len(times) and times[one] > sample.at), None)
-            if offset is not None:
-                record = next(
-                    one
-                    for one in history.carried
-                    if (one.topic, one.partition, one.offset) == (*place, offset)
-                )
-                wrong = f"{place[0]}/{place[1]} was committed at {position}, and {offset} was not settled but covered"
-                return against(history, name, figure, wrong, record.job_id)
-    if len(history.samples) < 10:
-        return Verdict(name, figure, "there are too few samples to judge")
+    for commit in history.commits:
+        place, position = (commit.topic, commit.partition), commit.position
+        if position < highest.get(place, 0):
+            wrong = f"{place[0]}/{place[1]} went back from {highest[place]} to {position}"
+            return Verdict(name, figure, wrong)
+        highest[place] = position
+        known, times = furthest.get(place, []), settled.get(place, [])
+        claimed: Iterable[int] = ()
+        if 0 < position <= len(known) and known[position - 1] > commit.at:
+            claimed = range(position)
+        elif commit.metadata != told.get(place, ""):
+            told[place], claimed = commit.metadata, settled_beyond(position, commit.metadata)
+        offset = next((one for one in claimed if one < len(times) and times[one] > commit.at), None)
+        if offset is not None:
+            record = next(
+                one for one in history.carried if (one.topic, one.partition, one.offset) == (*place, offset)
+            )
+            wrong = (
+                f"{place[0]}/{place[1]} was committed at {position}, and {offset} was covered but not settled"
+            )
+            return against(history, name, figure, wrong, record.job_id)
+    if not history.commits:
+        return Verdict(name, figure, "nothing was committed")
     return Verdict(name, figure)
 
 

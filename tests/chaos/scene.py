@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -21,16 +21,16 @@ import devstack
 from devstack.process import free_port
 from streams.client import SyncJobs
 from streams.codecs import lifecycle_codec
-from streams.queues import LIFECYCLE_TOPIC, RETRY_DELAYS, TRACKING_DEAD_LETTER_TOPIC, queues_of
-from streams.retry import GROUP as FORWARDER
+from streams.queues import LIFECYCLE_TOPIC, TRACKING_DEAD_LETTER_TOPIC, queues_of
 from streams.settings import Settings, check_worker_type, load_settings
 from tests.chaos import collect
+from tests.chaos.commits import Commits, commits, ends
 from tests.chaos.crew import Crew, Member
 from tests.chaos.history import History, Incident
 from tests.chaos.oracle import Limits
 from tests.chaos.proxy import Proxy
 from tests.chaos.publishing import Publishing
-from tests.chaos.watching import Committed, Listener, Sampler
+from tests.chaos.watching import Committed, Listener
 from tests.processes import ROOT, Pipeline, pipeline, wait_until
 from tracking.database import open_database
 from tracking.migrate import upgrade
@@ -122,11 +122,11 @@ class Scene:
         self.publishing = Publishing(SyncJobs(self.settings), self.canary, random.Random(self._seed))
         self.listener = Listener(self.settings.kafka, 4)
         self._committed: dict[str, Committed] = {}
-        self.sampler = Sampler([self._group("streams-primary"), self._group(FORWARDER)])
+        self._commits_from = ends(self.settings.kafka)
         self._sink: subprocess.Popen[bytes] | None = None
         self._healed_at: float | None = None
         self._drained_after: float | None = None
-        for thread in (self.crew, self.listener, self.sampler):
+        for thread in (self.crew, self.listener):
             thread.start()
 
     # -- who plays ----------------------------------------------------------------------------------------
@@ -204,26 +204,19 @@ class Scene:
 
     def committed(self, worker_type: str = "primary") -> dict[tuple[str, int], int]:
         """Return the committed positions of a worker type's queues, nothing while there are none."""
-        return {place: position for place, (position, _) in self.known(worker_type).items()}
-
-    def known(self, worker_type: str = "primary") -> dict[tuple[str, int], tuple[int, str]]:
-        """Return the same with the metadata of each."""
+        if worker_type not in self._committed:
+            topics = [queue.topic for queue in queues_of(check_worker_type(worker_type))]
+            self._committed[worker_type] = Committed(
+                self.settings.kafka, f"streams-{worker_type}", topics, self.settings.kafka_partitions
+            )
         try:
-            return self._group(f"streams-{worker_type}").known()
+            return self._committed[worker_type]()
         except KafkaException:
             return {}
 
-    def _group(self, name: str) -> Committed:
-        if name not in self._committed:
-            topics: list[str] = list(RETRY_DELAYS)
-            if name != FORWARDER:
-                topics = [
-                    queue.topic for queue in queues_of(check_worker_type(name.removeprefix("streams-")))
-                ]
-            self._committed[name] = Committed(
-                self.settings.kafka, name, topics, self.settings.kafka_partitions
-            )
-        return self._committed[name]
+    def commits(self) -> Mapping[str, Commits]:
+        """Return all that its groups have committed."""
+        return commits(self.settings.kafka, self._commits_from)
 
     # -- what is done to them -----------------------------------------------------------------------------
 
@@ -322,7 +315,6 @@ class Scene:
         """Stop everything and return what happened."""
         self.publishing.stop()
         self.crew.close()
-        self.sampler.close()
         raw = self._all_events()
         database = open_database(self.database_url)
         self._await_sink(Store(database), len(raw))
@@ -345,7 +337,13 @@ class Scene:
             told=list(self.listener.told),
             carried=[collect.carried(one) for one in kept],
             incidents=list(self.crew.incidents),
-            samples=list(self.sampler.samples),
+            commits=[
+                one
+                for group in self.commits().values()
+                for place in group.places.values()
+                for one in place
+                if one.topic in collect.TOPICS
+            ],
             memory=list(self.crew.memory),
             stored=stored,
             folded=collect.folded_rows(raw),
@@ -389,7 +387,6 @@ class Scene:
         self.publishing._enough.set()
         self.crew._enough.set()
         self.listener._enough.set()
-        self.sampler._enough.set()
         for member in self.crew.members:
             member.stop()
         self._stop_sink()

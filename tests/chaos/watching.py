@@ -1,9 +1,8 @@
 """Who watches the topics while a fault lasts: what was told, and which positions were committed."""
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -12,7 +11,7 @@ from schemas import files
 from schemas.codec import Codec
 from streams.consuming import Consumed, consumed
 from streams.queues import LIFECYCLE_TOPIC
-from tests.chaos.history import Place, Sample, Told
+from tests.chaos.history import Place, Told
 
 FINAL = frozenset({"completed", "dead", "cancelled"})
 SAMPLE_SECONDS = 0.1
@@ -103,14 +102,10 @@ class Committed:
 
     def __call__(self) -> dict[Place, int]:
         """Return the positions there are; raises KafkaException when the broker does not tell."""
-        return {place: position for place, (position, _) in self.known().items()}
-
-    def known(self) -> dict[Place, tuple[int, str]]:
-        """Return the positions there are and the metadata of each; raises KafkaException as well."""
         with self._lock:
             found = self._consumer.committed(self._wanted, timeout=2)
         return {
-            (one.topic, one.partition): (one.offset, one.metadata or "")
+            (one.topic, one.partition): one.offset
             for one in found
             if one.error is None and one.offset is not None and one.offset >= 0
         }
@@ -118,36 +113,3 @@ class Committed:
     def close(self) -> None:
         with self._lock:
             self._consumer.close()
-
-
-class Sampler(threading.Thread):
-    """Samples the committed positions of some groups all the time; blind for as long as the broker is."""
-
-    def __init__(self, groups: Sequence[Committed]) -> None:
-        super().__init__(name="sampler", daemon=True)
-        self.samples: list[Sample] = []
-        self.failures = 0
-        """How often the broker could not tell; before its first member a group is not there."""
-        self._groups = groups
-        self._enough = threading.Event()
-
-    def run(self) -> None:
-        while not self._enough.wait(SAMPLE_SECONDS):
-            for committed in self._groups:
-                try:
-                    known = committed.known()
-                except KafkaException:
-                    self.failures += 1
-                    continue
-                if known:
-                    self.samples.append(
-                        Sample(
-                            time.time(),
-                            {place: position for place, (position, _) in known.items()},
-                            {place: metadata for place, (_, metadata) in known.items() if metadata},
-                        )
-                    )
-
-    def close(self) -> None:
-        self._enough.set()
-        self.join()

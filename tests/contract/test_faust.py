@@ -7,9 +7,11 @@ import pytest
 from redis import Redis
 
 from streams.client import SyncJobs
+from streams.offset_map import settled_beyond
 from streams.publication import Publication
 from streams.queues import CRITICAL
 from streams.runs import WATCHED_FROM
+from tests.chaos.commits import commits_of
 from tests.handlers import Work
 from tests.processes import Pipeline, wait_until
 
@@ -62,8 +64,12 @@ def test_what_has_ended_behind_a_running_job_is_known_after_a_kill_even_without_
     slow, *quick = publish(pipeline, Work(work_ms=6000), *[Work(work_ms=1)] * (WATCHED_FROM - 1))
     worker = pipeline.worker().start()
     pipeline.wait_for("completed", len(quick))
-    beyond = {*range(1, WATCHED_FROM)}
-    wait_until(lambda: beyond in pipeline.settled_beyond().values(), 10, "the commit says what is settled")
+
+    def known() -> bool:
+        commits = commits_of("streams-primary", pipeline.settings.kafka).places.values()
+        return any(settled_beyond(0, one[-1].metadata) == {*range(1, WATCHED_FROM)} for one in commits)
+
+    wait_until(known, 10, "the last commit says what is settled")
     assert position(pipeline) <= 0
     worker.kill()
     with Redis.from_url(pipeline.settings.redis) as redis:

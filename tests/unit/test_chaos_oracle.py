@@ -10,12 +10,12 @@ import pytest
 from streams.offset_map import encode
 from tests.chaos.history import (
     Carried,
+    Commit,
     Execution,
     History,
     Incident,
     Memory,
     Published,
-    Sample,
     Told,
 )
 from tests.chaos.oracle import Limits, judge
@@ -23,6 +23,10 @@ from tests.chaos.verdict import Verdict
 
 TOPIC = "jobs.webhooks"
 ROW = json.dumps({"job_id": "a", "status": "completed"})
+
+
+def commit(at: float, position: int, *, topic: str = TOPIC, metadata: str = "") -> Commit:
+    return Commit(at, topic, 0, position, metadata)
 
 
 def execution(job: str, started: float, ended: float | None, *, pid: int = 1, attempt: int = 1) -> Execution:
@@ -70,9 +74,9 @@ def healthy() -> History:
             record("c", 0, 1.4, topic=f"{TOPIC}.dlt", origin=f"{TOPIC}/0/2"),
         ],
         incidents=[Incident("killed", 2.5, 2.6, 1)],
-        samples=[
-            *(Sample(1.5 + number / 100, {(TOPIC, 0): 3}) for number in range(20)),
-            Sample(9.6, {(TOPIC, 0): 5}),
+        commits=[
+            *(commit(1.5 + number / 100, 3) for number in range(20)),
+            commit(9.6, 5),
         ],
         memory=[Memory(2, number / 2, 80.0) for number in range(60)],
         stored=[ROW],
@@ -151,31 +155,31 @@ def at_once(history: History) -> None:
 
 
 def early_position(history: History) -> None:
-    history.samples[0] = Sample(1.1, {(TOPIC, 0): 1})
+    history.commits[0] = commit(1.1, 1)
 
 
 def position_beyond_what_runs(history: History) -> None:
-    history.samples.insert(-1, Sample(9.0, {(TOPIC, 0): 4}))
+    history.commits.insert(-1, commit(9.0, 4))
 
 
 def position_before_the_retry_is_written(history: History) -> None:
-    history.samples[0] = Sample(1.25, {(TOPIC, 0): 2})
+    history.commits[0] = commit(1.25, 2)
 
 
 def retry_position_before_it_is_forwarded(history: History) -> None:
-    history.samples.insert(-1, Sample(2.0, {("jobs.retry.1s", 0): 1}))
+    history.commits.insert(-1, commit(2.0, 1, topic="jobs.retry.1s"))
 
 
 def beyond_the_position_what_runs_is_covered(history: History) -> None:
-    history.samples.insert(-1, Sample(9.0, {(TOPIC, 0): 3}, {(TOPIC, 0): encode(3, [(3, 4)])}))
+    history.commits.insert(-1, commit(9.0, 3, metadata=encode(3, [(3, 4)])))
 
 
 def position_goes_back(history: History) -> None:
-    history.samples.append(Sample(9.7, {(TOPIC, 0): 3}))
+    history.commits.append(commit(9.7, 3))
 
 
-def nobody_sampled(history: History) -> None:
-    history.samples.clear()
+def nobody_committed(history: History) -> None:
+    history.commits.clear()
 
 
 def runs_when_completed(history: History) -> None:
@@ -253,7 +257,7 @@ VIOLATIONS: list[tuple[str, Callable[[History], None]]] = [
     ("positions", retry_position_before_it_is_forwarded),
     ("positions", beyond_the_position_what_runs_is_covered),
     ("positions", position_goes_back),
-    ("positions", nobody_sampled),
+    ("positions", nobody_committed),
     ("moves", runs_when_completed),
     ("moves", ends_again_without_reason),
     ("tracking", other_rows),
@@ -316,7 +320,7 @@ def test_what_a_frozen_worker_overlaps_is_excused_and_what_a_left_one_hands_on_t
 def test_what_its_worker_told_just_before_it_died_may_be_run_again() -> None:
     history = healthy()
     history.told[4] = told("a", "completed", 2.3)
-    history.samples = [replace(sample, at=sample.at + 1) for sample in history.samples]
+    history.commits = [replace(one, at=one.at + 1) for one in history.commits]
     history.executions.append(execution("a", 8.0, 8.2, pid=2))
     history.told.append(told("a", "completed", 8.2, worker="w-2"))
     assert objections(history) == {}

@@ -164,7 +164,10 @@ def slow_among_quick(scene: Scene, seed: random.Random) -> Figures:
     wait_until(lambda: scene.listener.read() >= told, 20, "all that it told is heard")
     ended = set(scene.listener.ended)
     above = read_again = 0
-    known = {place: (at, settled_beyond(at, metadata)) for place, (at, metadata) in scene.known().items()}
+    known = {
+        place: (commits[-1].position, settled_beyond(commits[-1].position, commits[-1].metadata))
+        for place, commits in scene.commits()["streams-primary"].places.items()
+    }
     for record in scene.pipeline.records(WEBHOOKS.topic):
         position, beyond = known.get((record.topic, record.partition), (0, set()))
         if record.offset >= position and record.headers["ce_id"].decode() in ended:
