@@ -56,7 +56,7 @@ class Intake:
         orphaned, surplus, must_see = self._runs.orphaned, self._window.surplus, self._must_see()
         skipping = surplus.lanes
         for record in records:
-            if not offsets.read(record.offset):
+            if not offsets.read(record.offset, record.timestamp):
                 continue
             if orphaned and self._runs.adopt(record.offset, offsets):
                 continue

@@ -27,8 +27,9 @@ class PartitionOffsets:
 
     __slots__ = (
         "_before",
+        "_before_ms",
         "_first",
-        "_from",
+        "_latest_ms",
         "_read",
         "_states",
         "gone",
@@ -53,8 +54,9 @@ class PartitionOffsets:
         """How many records are settled and not covered by the position, for one before them is not."""
         self.skipped = 0
         self._before = array("q")
-        """Where ranges that were settled before this assignment start and end, in turn, from `_from` on."""
-        self._from = 0
+        """Where ranges that were settled before this assignment start and end, in turn."""
+        self._before_ms = self._latest_ms = 0
+        """The timestamps of the youngest record that may be in those, and of the youngest that was read."""
         self._read = array("q")
         self._states = bytearray()
         self._first = 0
@@ -66,13 +68,21 @@ class PartitionOffsets:
         Raises ValueError when that cannot be read. Once something was read it comes too late, and changes nothing.
         """
         if not self.next_offset:
-            self._before, self._from = array("q", decode(position, metadata)), position
+            self._before_ms, bounds = decode(position, metadata)
+            self._before, self._latest_ms = array("q", bounds), self._before_ms
 
-    def read(self, offset: int) -> bool:
+    def read(self, offset: int, timestamp_ms: int = 0) -> bool:
         """Note that a record was read; False when nothing is left to do: it was read or settled before."""
         if offset < self.next_offset:
             return False
-        settled = len(self._before) > 0 and self._was_settled(offset)
+        # A younger record has the offset of one that was lost, with the end of its log.
+        settled = (
+            len(self._before) > 0
+            and timestamp_ms <= self._before_ms
+            and bisect_right(self._before, offset) % 2 == 1
+        )
+        if timestamp_ms > self._latest_ms:
+            self._latest_ms = timestamp_ms
         self._read.append(offset)
         self._states.append(_SETTLED if settled else _OPEN)
         self.next_offset = offset + 1
@@ -80,11 +90,6 @@ class PartitionOffsets:
             self.settled += 1
             self._advance()
         return not settled
-
-    def _was_settled(self, offset: int) -> bool:
-        if offset < self._from:  # the log was begun anew, and its offsets are those of other records
-            del self._before[:]
-        return bisect_right(self._before, offset) % 2 == 1
 
     def skip(self, offset: int) -> None:
         """Note that a record that was read is let go of, and will be read back."""
@@ -124,7 +129,7 @@ class PartitionOffsets:
 
     def metadata(self) -> str:
         """Return what is to be committed beside the position: what is settled beyond it."""
-        return encode(self.position or 0, self._beyond())
+        return encode(self.position or 0, self._latest_ms, self._beyond())
 
     def _beyond(self) -> Iterator[tuple[int, int]]:
         at = self._states.find(_SETTLED, self._first)

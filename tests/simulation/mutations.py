@@ -12,9 +12,11 @@ from unittest.mock import patch
 
 from ratelimit import Answer, Candidate, Mark, Released
 from ratelimit.model import ModelAdmission
+from streams import offset_map
 from streams.delivery import Delivery, Record
 from streams.intake import Intake
 from streams.lanes import Lane, Line
+from streams.offset_map import OffsetMap
 from streams.offsets import PartitionOffsets
 from streams.outcome import Attempt, DeadLetter, Outcome, Retry
 from streams.pipeline import Pipeline
@@ -78,9 +80,13 @@ def takes_a_running_job_for_settled_when_a_later_one_is(self: PartitionOffsets) 
         yield self.position, self.next_offset
 
 
-@mutation(PartitionOffsets, "_was_settled", "neither ended nor a record left")
-def takes_what_is_read_for_settled_when_a_part_is(self: PartitionOffsets, offset: int) -> bool:
-    return offset < self._before[-1]
+_decode = offset_map.decode
+
+
+@mutation("streams.offsets", "decode", "neither ended nor a record left")
+def takes_one_more_for_settled_than_the_commit_before_says(position: int, metadata: str) -> OffsetMap:
+    latest_ms, bounds = _decode(position, metadata)
+    return OffsetMap(latest_ms, [bound + number % 2 for number, bound in enumerate(bounds)])
 
 
 _finish = Settlement.finish

@@ -171,7 +171,7 @@ def retry_position_before_it_is_forwarded(history: History) -> None:
 
 
 def beyond_the_position_what_runs_is_covered(history: History) -> None:
-    history.commits.insert(-1, commit(9.0, 3, metadata=encode(3, [(3, 4)])))
+    history.commits.insert(-1, commit(9.0, 3, metadata=encode(3, 0, [(3, 4)])))
 
 
 def position_goes_back(history: History) -> None:

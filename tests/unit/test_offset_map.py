@@ -1,16 +1,23 @@
 """What is settled beyond a position goes through the metadata of a commit, as much of it as fits."""
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.offset_map import METADATA_BOUND, PREFIX, decode, encode
+from streams.offset_map import METADATA_BOUND, PREFIX, OffsetMap, decode, encode
 from streams.offsets import PartitionOffsets
 
 
 def read(offsets: PartitionOffsets, *numbers: int) -> list[int]:
     """Read records, and return those that are left to do."""
     return [one for one in numbers if offsets.read(one)]
+
+
+def batched(found: OffsetMap) -> Iterable[tuple[int, int]]:
+    """Return the ranges."""
+    return zip(found.bounds[::2], found.bounds[1::2], strict=True)
 
 
 def settled(*numbers: int, read_to: int) -> PartitionOffsets:
@@ -30,31 +37,33 @@ def after(before: PartitionOffsets) -> PartitionOffsets:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 10**12), st.integers(1, 10**6)), max_size=50), st.integers(0, 10**12)
+    st.lists(st.tuples(st.integers(0, 10**12), st.integers(1, 10**6)), min_size=1, max_size=50),
+    st.integers(0, 10**12),
+    st.integers(0, 10**14),
 )
-def test_any_ranges_come_back(steps: list[tuple[int, int]], position: int) -> None:
+def test_any_ranges_come_back(steps: list[tuple[int, int]], position: int, latest_ms: int) -> None:
     ranges, at = [], position
     for gap, length in steps:
         ranges.append((at + gap, at + gap + length))
         at += gap + length
-    bounds = decode(position, encode(position, ranges))
-    assert list(zip(bounds[::2], bounds[1::2], strict=True)) == ranges
+    found = decode(position, encode(position, latest_ms, ranges))
+    assert (found.latest_ms, list(batched(found))) == (latest_ms, ranges)
 
 
 def test_no_more_is_written_than_a_broker_takes_and_the_lowest_is() -> None:
     ranges = [(2**40 + 2 * n, 2**40 + 2 * n + 1) for n in range(10_000)]
-    written = encode(7, ranges)
+    written = encode(7, 2**41, ranges)
     assert METADATA_BOUND - 40 < len(written) <= METADATA_BOUND
-    bounds = decode(7, written)
-    assert list(zip(bounds[::2], bounds[1::2], strict=True)) == ranges[: len(bounds) // 2]
+    found = list(batched(decode(7, written)))
+    assert found == ranges[: len(found)]
 
 
 @pytest.mark.parametrize("metadata", ["", "somebody else's", "settled/2:AAA="])
 def test_metadata_of_another_kind_says_nothing(metadata: str) -> None:
-    assert decode(3, metadata) == []
+    assert decode(3, metadata).bounds == ()
 
 
-@pytest.mark.parametrize("rest", ["AQ==", "gA==", "AQGA", "%%%", "AQ"])
+@pytest.mark.parametrize("rest", ["", "AAE=", "gA==", "AAEBgA==", "%%%", "AQ", "AAH///////////wE="])
 def test_metadata_that_is_damaged_is_an_error(rest: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - whoever catches it tells which metadata it was
         decode(0, PREFIX + rest)
@@ -94,9 +103,28 @@ def test_an_assignment_that_ends_early_passes_on_what_it_did_not_read() -> None:
     assert read(offsets, *range(1, 8)) == [1, 4, 7]
 
 
-def test_a_log_that_was_begun_anew_is_read_from_its_start() -> None:
-    offsets = after(settled(0, 1, 3, 5, read_to=8))
-    assert read(offsets, *range(8)) == [*range(8)]
+def test_a_record_that_took_the_offset_of_a_lost_one_is_left_to_do() -> None:
+    before = PartitionOffsets("jobs.emails", 0)
+    for offset in range(6):
+        before.read(offset, timestamp_ms=1_000 + offset)
+    for offset in (0, 2, 4):
+        before.settle(offset)
+    offsets = after(before)
+    assert [one for one in range(1, 3) if offsets.read(one, timestamp_ms=1_000 + one)] == [1]
+    assert [one for one in range(3, 6) if offsets.read(one, timestamp_ms=2_000)] == [3, 4, 5]
+
+
+def test_the_youngest_record_is_passed_on_with_what_was_not_read() -> None:
+    before = PartitionOffsets("jobs.emails", 0)
+    for offset in range(6):
+        before.read(offset, timestamp_ms=1_000 + offset)
+    for offset in (0, 2, 4):
+        before.settle(offset)
+    offsets = after(before)
+    assert offsets.read(1, timestamp_ms=1_001)
+    offsets.settle(1)
+    offsets = after(offsets)
+    assert [one for one in range(2, 6) if offsets.read(one, timestamp_ms=1_000 + one)] == [3, 5]
 
 
 def test_a_head_that_retention_removed_holds_back_nothing() -> None:
