@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 from sqlalchemy import NullPool, create_engine, make_url, text
 
@@ -17,6 +18,10 @@ import devstack
 from devstack import containers
 from tests.processes import Pipeline
 from tests.processes import pipeline as started
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,6 @@ class Theirs:
 )
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_a_moving_window_of_the_stated_bound_lets_in_all_that_gcra_does(

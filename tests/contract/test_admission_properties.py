@@ -289,7 +289,7 @@ def test_redis_answers_as_the_model_does(stack: devstack.Stack) -> None:
     machine = type("Machine", (ModelAgainstRedis,), {"url": stack.redis})
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True),
+        settings=settings(max_examples=60, stateful_step_count=40, derandomize=True),
     )
 
 
@@ -298,7 +298,7 @@ def test_redis_answers_as_the_model_does(stack: devstack.Stack) -> None:
     burst=st.integers(1, 20),
     waits=st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(1, 4)), min_size=10, max_size=60),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_no_window_sees_more_than_the_burst_and_its_share(
     count: int, burst: int, waits: list[tuple[int, int]]
 ) -> None:

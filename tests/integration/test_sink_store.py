@@ -56,7 +56,6 @@ def batches(told: list[Event], data: DataObject) -> list[list[Event]]:
 
 @settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )

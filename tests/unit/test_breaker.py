@@ -388,7 +388,7 @@ class Machine(RuleBasedStateMachine):
             assert breaker.until is None or breaker.until - self.now <= LONGEST
 
 
-Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=60)
 TestMachine = Machine.TestCase
 
 

@@ -90,7 +90,7 @@ class Positions(RuleBasedStateMachine):
 
 
 TestPositions = Positions.TestCase
-TestPositions.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestPositions.settings = settings(max_examples=200, stateful_step_count=40)
 
 
 def test_a_gap_at_the_head_is_jumped_over() -> None:

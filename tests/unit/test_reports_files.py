@@ -70,7 +70,7 @@ entries = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(entries=entries, kind=st.sampled_from(["profit_and_loss", "cash_flow", "transactions"]))
 def test_every_report_ends_in_the_same_total_and_every_formula_in_its_value(
     entries: tuple[Entry, ...], kind: Kind

@@ -7,7 +7,7 @@ from typing import Any
 
 import avro.schema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from schemas import Codec, DoesNotFit, NotAvro, PayloadMismatch, Schema, UnknownSchema
 from schemas.canonical import fingerprint
@@ -20,7 +20,6 @@ def codec() -> Codec:
 
 
 class TestRoundTrip:
-    @settings(deadline=None)
     @given(jobs)
     def test_what_is_encoded_is_decoded(self, codec: Codec, record: dict[str, Any]) -> None:
         data = codec.encode(record)

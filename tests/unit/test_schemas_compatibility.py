@@ -224,14 +224,14 @@ def example_of(kind: Any, number: int) -> Any:
     return {"null": None, "string": "s", "boolean": True, "float": 0.5, "double": 0.5}.get(name, number)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(evolutions())
 def test_apache_agrees_on_random_evolutions(evolution: tuple[Schema, Schema]) -> None:
     writer, reader = evolution
     assert (incompatibilities(reader, writer) == []) == apache_allows(reader, writer)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(evolutions())
 def test_what_is_allowed_is_readable(evolution: tuple[Schema, Schema]) -> None:
     writer, reader = evolution

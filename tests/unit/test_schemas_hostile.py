@@ -69,7 +69,7 @@ class TestGarbage:
         assert peak < 1_000_000
         assert time.perf_counter() - started < 1
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(st.binary(max_size=300))
     @example(b"\xc3\x01" + b"\x00" * 8)
     @example(b"\x00" * 5)
@@ -77,12 +77,12 @@ class TestGarbage:
         with pytest.raises((NotAvro, UnknownSchema)):
             Codec(SCHEMA).decode(data)
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(st.binary(max_size=200))
     def test_any_body(self, codec: Codec, body: bytes) -> None:
         _decodes_or_refuses(codec, codec.header + body)
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(jobs, st.data())
     def test_any_damage(self, codec: Codec, record: dict[str, Any], data: st.DataObject) -> None:
         value = bytearray(codec.encode(record))
@@ -91,7 +91,7 @@ class TestGarbage:
             value[at] = data.draw(st.integers(0, 255))
         _decodes_or_refuses(codec, bytes(value))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.binary(max_size=200))
     def test_any_body_of_an_older_writer(self, body: bytes) -> None:
         older = changed(lambda schema: schema["fields"].pop(3))

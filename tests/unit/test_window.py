@@ -217,7 +217,7 @@ class TestWeights:
         st.integers(1, 6),
         st.integers(0, 1000),
     )
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_shares_of_measured_seconds_follow_the_weights(
         self, organizations: list[tuple[float, int]], slots: int, seed: int
     ) -> None:
@@ -263,7 +263,7 @@ class TestWeights:
     st.integers(1, 100),
     st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_quiet_organization_waits_for_one_job_of_each_other_organization(
     arrivals: list[tuple[int, int]], slots: int, most_ms: int, seed: int
 ) -> None:

@@ -217,4 +217,4 @@ class Machine(RuleBasedStateMachine):
 WEIGHTS = {"acme": 1.0, "globex": 2.0, "initech": 0.5}
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestMachine.settings = settings(max_examples=150, stateful_step_count=40)
