@@ -114,7 +114,7 @@ class Pipeline:
         self._awaits_place = False
         self._breakers = Breakers()
         self._order = Order(admission, window, closed=on_redis_down == "closed")
-        self._unledgered = Unledgered()
+        self._unledgered = Unledgered(closed=on_redis_down == "closed")
         self._ledger_is_away = False
         self.runs = Runs(
             execution=execution,

@@ -240,6 +240,8 @@ class Runs:
         if outcome is None:
             self._again(delivery)
             return
+        if delivery.token:
+            self._unledgered.ended(delivery)
         try:
             self._settlement.finish(delivery, outcome, attempt, started_at)
         except Exception as error:  # noqa: BLE001 - such as a follow-up that cannot be published: a bug of the handler

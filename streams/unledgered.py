@@ -1,4 +1,4 @@
-"""What ran on this worker while the ledger was away: the little that it can know by itself."""
+"""What ran on this worker, for when the ledger is away: the little that it can know by itself."""
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
@@ -16,9 +16,13 @@ class Unledgered:
     read both run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, closed: bool = False) -> None:
+        self._closed = closed
+        """Whether the queue waits for the ledger, so that nothing is asked here."""
         self._fences: dict[str, str] = {}
-        """Of each job that ran: the greatest fence."""
+        """Of each job that ran without a lease: the greatest fence."""
+        self._ended: dict[str, str] = {}
+        """The same of those that ended with one, which the ledger knows while it is there."""
 
     def admit(
         self, batch: Sequence[Delivery], running: Collection[str], ask_again: timedelta
@@ -31,7 +35,7 @@ class Unledgered:
         name = delivery.identity
         if name in here:
             return Leased(ask_again)
-        if self.knows(delivery):
+        if self.knows(delivery) or delivery.fence() <= self._ended.get(name, ""):
             return Duplicate()
         here.add(name)
         return Run("", 0)
@@ -42,6 +46,15 @@ class Unledgered:
 
     def ran(self, delivery: Delivery) -> None:
         """Remember a delivery that runs without a lease; one that may and does not leaves no trace."""
-        if len(self._fences) >= REMEMBERED:
-            del self._fences[next(iter(self._fences))]
-        self._fences[delivery.identity] = delivery.fence()
+        _remember(self._fences, delivery)
+
+    def ended(self, delivery: Delivery) -> None:
+        """Remember a delivery that ended with a lease: its like may come when the ledger is away."""
+        if not self._closed:
+            _remember(self._ended, delivery)
+
+
+def _remember(fences: dict[str, str], delivery: Delivery) -> None:
+    if len(fences) >= REMEMBERED:
+        del fences[next(iter(fences))]
+    fences[delivery.identity] = delivery.fence()

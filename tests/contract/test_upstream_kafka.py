@@ -147,7 +147,12 @@ def test_partitions_are_read_on_after_rebalances_while_the_window_is_full(pipeli
     wait_until(lambda: ended(pipeline) == set(job_ids), 30, "every partition is read to its end")
     assert first.process.poll() is None
     assert starts(pipeline) == dict.fromkeys(job_ids, 1)
-    wait_until(lambda: sum(positions(pipeline).values()) == len(job_ids), 10, "all are committed")
+    # A job that a busy machine holds up for long enough leaves a copy, which comes as one record more.
+    wait_until(
+        lambda: positions(pipeline) == ends(pipeline),
+        10,
+        lambda: f"{positions(pipeline)} of {ends(pipeline)}",
+    )
 
 
 def test_a_job_longer_than_a_session_costs_nobody_the_membership(pipeline: Pipeline) -> None:

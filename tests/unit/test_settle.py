@@ -334,6 +334,24 @@ class TestDurability:
             await rig.settled(WEBHOOKS)
             assert {one["jobId"] for one in rig.events("completed")} == {"running", "new"}
 
+    async def test_a_job_that_has_ended_and_comes_again_when_the_ledger_is_gone_does_not_run_again(
+        self,
+    ) -> None:
+        runs: list[str] = []
+
+        async def alerts(job: Job[Alert]) -> None:
+            runs.append(job.id)
+
+        handle(alerts, CRITICAL)
+        async with Rig() as rig:
+            rig.put(Alert(), job_id="job-1")
+            await rig.settled(CRITICAL)
+            rig.ledger.down = True
+            rig.put(Alert(), job_id="job-1")
+            rig.put(Alert(), job_id="job-2")
+            await rig.settled(CRITICAL)
+            assert runs == ["job-1", "job-2"]
+
     async def test_a_zombie_changes_nothing_in_the_ledger(self, caplog: pytest.LogCaptureFixture) -> None:
         ends = asyncio.Event()
 

@@ -22,6 +22,20 @@ def test_a_job_that_ran_here_does_not_run_again_unless_it_is_retried() -> None:
     assert ledger.admit([FIRST, retry], [], SECOND) == [Duplicate(), Duplicate()]
 
 
+def test_a_job_that_ended_with_a_lease_does_not_run_again_either_nor_is_the_ledger_contradicted() -> None:
+    ledger = Unledgered()
+    ledger.ended(FIRST)
+    assert ledger.admit([replace(FIRST)], [], SECOND) == [Duplicate()]
+    assert ledger.admit([replace(FIRST, attempt=FIRST.attempt + 1)], [], SECOND) == [Run("", 0)]
+    assert not ledger.knows(FIRST), "when there is a ledger, its answer counts"
+
+
+def test_where_nothing_goes_on_without_the_ledger_nothing_is_remembered() -> None:
+    ledger = Unledgered(closed=True)
+    ledger.ended(FIRST)
+    assert ledger._ended == {}
+
+
 def test_one_that_may_run_and_does_not_may_run_later() -> None:
     ledger = Unledgered()
     for _ in range(2):
