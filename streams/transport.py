@@ -106,7 +106,7 @@ class Consumer(driver.Consumer):
         return asyncio.Event()
 
     @cached_property
-    def _committed(self) -> dict[TP, "Committed"]:
+    def _committed(self) -> dict[TP, Committed]:
         """What was committed of the present assignment."""
         return {}
 

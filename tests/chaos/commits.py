@@ -48,8 +48,8 @@ def commits_of(group: str, kafka: dict[str, Any]) -> Commits:
 def commits(kafka: dict[str, Any], since: Mapping[int, int] | None = None) -> Mapping[str, Commits]:
     """Return all commits of each group; the topic is compacted, but not the part that is written to.
 
-    `since` is what `ends` returned, before which nothing is read. Keys and values: `OffsetCommitKey.json` and
-    `OffsetCommitValue.json` of Kafka's group coordinator, versions 1 to 4.
+    `since` is where to begin in the partitions of the topic, at their start where it does not say. Keys and values:
+    `OffsetCommitKey.json` and `OffsetCommitValue.json` of Kafka's group coordinator, versions 1 to 4.
     """
     groups: dict[str, Commits] = defaultdict(Commits)
     for key, value in _records(kafka, since or {}):
@@ -69,19 +69,6 @@ def commits(kafka: dict[str, Any], since: Mapping[int, int] | None = None) -> Ma
         else:
             found.places[place].append(_commit(place, value))
     return groups
-
-
-def ends(kafka: dict[str, Any]) -> dict[int, int]:
-    """Return where the partitions of the topic end now."""
-    consumer = Consumer({**kafka, "group.id": "chaos-commits", "log_level": 2})
-    try:
-        topic = consumer.list_topics(timeout=10).topics.get(TOPIC)
-        return {
-            number: consumer.get_watermark_offsets(TopicPartition(TOPIC, number), timeout=10)[1]
-            for number in (topic.partitions if topic else ())
-        }
-    finally:
-        consumer.close()
 
 
 def _commit(place: Place, value: bytes) -> Commit:

@@ -24,7 +24,7 @@ from streams.codecs import lifecycle_codec
 from streams.queues import LIFECYCLE_TOPIC, TRACKING_DEAD_LETTER_TOPIC, queues_of
 from streams.settings import Settings, check_worker_type, load_settings
 from tests.chaos import collect
-from tests.chaos.commits import Commits, commits, ends
+from tests.chaos.commits import TOPIC, Commits, commits
 from tests.chaos.crew import Crew, Member
 from tests.chaos.history import History, Incident
 from tests.chaos.oracle import Limits
@@ -34,7 +34,7 @@ from tests.chaos.watching import Committed, Listener
 from tests.processes import ROOT, Pipeline, pipeline, wait_until
 from tracking.database import open_database
 from tracking.migrate import upgrade
-from tracking.rebuild import rebuild
+from tracking.rebuild import ranges_of, rebuild
 from tracking.sink import Sink, SinkSettings
 from tracking.store import Store
 
@@ -122,7 +122,7 @@ class Scene:
         self.publishing = Publishing(SyncJobs(self.settings), self.canary, random.Random(self._seed))
         self.listener = Listener(self.settings.kafka, 4)
         self._committed: dict[str, Committed] = {}
-        self._commits_from = ends(self.settings.kafka)
+        self._commits_from = {n: end for n, (_, end) in ranges_of(self.settings.kafka, TOPIC).items()}
         self._sink: subprocess.Popen[bytes] | None = None
         self._healed_at: float | None = None
         self._drained_after: float | None = None
@@ -303,8 +303,6 @@ class Scene:
         )
 
     def _ends(self, topics: Any) -> Iterator[tuple[tuple[str, int], int]]:
-        from tracking.rebuild import ranges_of
-
         for topic in topics:
             for partition, (_, end) in ranges_of(self.settings.kafka, topic).items():
                 yield (topic, partition), end

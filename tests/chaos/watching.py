@@ -14,7 +14,6 @@ from streams.queues import LIFECYCLE_TOPIC
 from tests.chaos.history import Place, Told
 
 FINAL = frozenset({"completed", "dead", "cancelled"})
-SAMPLE_SECONDS = 0.1
 
 
 class Listener(threading.Thread):

@@ -10,9 +10,9 @@ from streams.offset_map import METADATA_BOUND, PREFIX, OffsetMap, decode, encode
 from streams.offsets import PartitionOffsets
 
 
-def read(offsets: PartitionOffsets, *numbers: int) -> list[int]:
-    """Read records, and return those that are left to do."""
-    return [one for one in numbers if offsets.read(one)]
+def read(offsets: PartitionOffsets, *numbers: int, since_ms: int = 1_000) -> list[int]:
+    """Read records, of which one a millisecond was written, and return those that are left to do."""
+    return [one for one in numbers if offsets.read(one, timestamp_ms=since_ms + one)]
 
 
 def batched(found: OffsetMap) -> Iterable[tuple[int, int]]:
@@ -104,27 +104,16 @@ def test_an_assignment_that_ends_early_passes_on_what_it_did_not_read() -> None:
 
 
 def test_a_record_that_took_the_offset_of_a_lost_one_is_left_to_do() -> None:
-    before = PartitionOffsets("jobs.emails", 0)
-    for offset in range(6):
-        before.read(offset, timestamp_ms=1_000 + offset)
-    for offset in (0, 2, 4):
-        before.settle(offset)
-    offsets = after(before)
-    assert [one for one in range(1, 3) if offsets.read(one, timestamp_ms=1_000 + one)] == [1]
-    assert [one for one in range(3, 6) if offsets.read(one, timestamp_ms=2_000)] == [3, 4, 5]
+    offsets = after(settled(0, 2, 4, read_to=6))
+    assert read(offsets, 1, 2) == [1]
+    assert read(offsets, 3, 4, 5, since_ms=2_000) == [3, 4, 5]
 
 
 def test_the_youngest_record_is_passed_on_with_what_was_not_read() -> None:
-    before = PartitionOffsets("jobs.emails", 0)
-    for offset in range(6):
-        before.read(offset, timestamp_ms=1_000 + offset)
-    for offset in (0, 2, 4):
-        before.settle(offset)
-    offsets = after(before)
-    assert offsets.read(1, timestamp_ms=1_001)
+    offsets = after(settled(0, 2, 4, read_to=6))
+    assert read(offsets, 1) == [1]
     offsets.settle(1)
-    offsets = after(offsets)
-    assert [one for one in range(2, 6) if offsets.read(one, timestamp_ms=1_000 + one)] == [3, 5]
+    assert read(after(offsets), *range(2, 6)) == [3, 5]
 
 
 def test_a_head_that_retention_removed_holds_back_nothing() -> None:
