@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, cast
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from pydantic import BaseModel
@@ -149,8 +149,10 @@ class Execution:
         if job.report is not None:
             self._listeners[ticket] = job.report
             job.report = None
+        time_limit = _TimeLimit(handler.timeout)
         try:
-            attempt: Attempt = await asyncio.wrap_future(await self._schedule(handler, job, ticket))
+            ended = await self._schedule(handler, job, ticket, time_limit)
+            attempt = await _back(ended, time_limit)
         except (TimeoutError, PoolTimeout):
             return _timed_out(handler)
         except ProcessExpired as error:
@@ -160,9 +162,11 @@ class Execution:
             self._listeners.pop(ticket, None)
         return attempt
 
-    async def _schedule(self, handler: Handler, job: Job[Any], ticket: int) -> ProcessFuture[Attempt]:
+    async def _schedule(
+        self, handler: Handler, job: Job[Any], ticket: int, time_limit: "_TimeLimit"
+    ) -> ProcessFuture[Attempt]:
         """Hand a call to the pool, or to a new one: the death of an idle process breaks a pool for good."""
-        timeout = handler.timeout.total_seconds()
+        timeout = cast(float, time_limit)
         arguments = (handler, job, ticket)
         pool = await self._started()
         try:
@@ -209,6 +213,35 @@ class Execution:
             await asyncio.to_thread(_end, self._processes)
         if self._reports is not None:
             self._reports[1].send(None)
+
+
+class _TimeLimit:
+    """What the pool compares the seconds of a call with; `is_up` ends it like one that ran for too long.
+
+    A future of the pool that is cancelled forgets what its call has come to, though that may end in the tenth of a
+    second until its process is killed.
+    """
+
+    def __init__(self, limit: timedelta) -> None:
+        self._limit_s = limit.total_seconds()
+        self.is_up = False
+
+    def __lt__(self, seconds: float) -> bool:
+        return self.is_up or self._limit_s < seconds
+
+
+async def _back(call: ProcessFuture[Attempt], time_limit: _TimeLimit) -> Attempt:
+    """Wait for a call in a process; when cancelled, return what it has come to before it could be killed."""
+    ended = asyncio.wrap_future(call)
+    try:
+        return await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        if not (call.running() or call.done()):
+            ended.cancel()
+        time_limit.is_up = True
+        with suppress(TimeoutError, PoolTimeout, ProcessExpired):
+            return await ended
+        raise
 
 
 def _in(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:

@@ -157,7 +157,8 @@ class Runs:
     async def _slot(self) -> None:
         call = asyncio.current_task()
         assert call is not None
-        while True:
+        # A handler that completes though it was cancelled has kept that from this loop.
+        while not call.cancelling():
             while not self._ready:
                 self._filled.clear()
                 await self._filled.wait()

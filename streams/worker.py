@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from schemas.codec import Codec
 from streams.answers import questions_to
 from streams.clock import Clock
 from streams.delivery import Record
+from streams.duties import Duties, Duty
 from streams.execution import Execution
 from streams.lifecycle import Lifecycle
 from streams.limits import DeliveryLimits
@@ -47,9 +48,6 @@ HOUSEKEEPING = timedelta(seconds=1)
 LISTENING = timedelta(milliseconds=500)
 HELD_UP_FROM = 50
 """What waits and may not run steps aside once so many records behind it are settled."""
-
-CANCELLED_WITHIN = timedelta(seconds=3)
-"""How long handlers in the loop have for cleaning up when the worker closes, once the grace is over."""
 
 
 class Partition(NamedTuple):
@@ -140,10 +138,10 @@ class Worker:
             for queue in queues_of(worker_type)
         }
         self._offsets: dict[Partition, PartitionOffsets] = {}
-        self._duties: list[asyncio.Task[None]] = []
-        self._admitting: list[asyncio.Task[None]] = []
-        self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-        """Done when a duty has ended by an exception: the worker cannot go on and must be started again."""
+        self._duties = Duties()
+        self.failure = self._duties.failure
+        self._admitting: list[Duty] = []
+        self._settling: Duty | None = None
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -152,29 +150,18 @@ class Worker:
     def start(self) -> None:
         """Begin to run what is handed in."""
         for pipeline in self.pipelines.values():
-            self._admitting.append(self._duty(pipeline.admit(), f"admit {pipeline.queue.name}"))
-            self._duty(pipeline.runs.run(), f"run {pipeline.queue.name}")
-            self._duty(pipeline.unbegun.run(), f"cancel {pipeline.queue.name}")
-            self._duty(pipeline.refill.run(), f"refill {pipeline.queue.name}")
-        self._duty(self.settlement.run(), "settle")
-        self._duty(self._tell(), "tell")
-        self._duty(self._renew(), "renew leases")
-        self._duty(self.live.run(), "say it lives")
-        self._duty(self.limits.pushing(self._admission), "push limits")
+            self._admitting.append(self._duties.begin(pipeline.admit(), f"admit {pipeline.queue.name}"))
+            self._duties.begin(pipeline.runs.run(), f"run {pipeline.queue.name}")
+            self._duties.begin(pipeline.unbegun.run(), f"cancel {pipeline.queue.name}")
+            self._duties.begin(pipeline.refill.run(), f"refill {pipeline.queue.name}")
+        self._settling = self._duties.begin(self.settlement.run(), "settle")
+        self._duties.begin(self._tell(), "tell")
+        self._duties.begin(self._renew(), "renew leases")
+        self._duties.begin(self.live.run(), "say it lives")
+        self._duties.begin(self.limits.pushing(self._admission), "push limits")
         if self._listener is not None:
-            self._duty(self._listen(), "listen")
-        self._duty(self._keep_house(), "keep house")
-
-    def _duty(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
-        task.add_done_callback(self._ended)
-        self._duties.append(task)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None and not self.failure.done():
-            log.critical("%r ended by %r", task.get_name(), error, exc_info=error)
-            self.failure.set_result(error)
+            self._duties.begin(self._listen(), "listen")
+        self._duties.begin(self._keep_house(), "keep house")
 
     def _refuses(self) -> Refuses:
         """Return what refuses jobs beyond this worker's share of limits, while Redis is away."""
@@ -274,11 +261,11 @@ class Worker:
     async def close(self) -> None:
         """End what still runs, give its leases back, and let go of everything shared."""
         left = [one for pipeline in self.pipelines.values() for one in pipeline.runs.unfinished()]
-        for task in self._duties:
-            task.cancel()
-        if self._duties:
-            await asyncio.wait(self._duties, timeout=CANCELLED_WITHIN.total_seconds())
+        await self._duties.end(but=self._settling)
         await self._execution.close()
+        # What has come to its end in the meantime must not run again.
+        await self._duties.until(self.settlement.settled())
+        await self._duties.end()
         # Neither a thread nor a handler that will not be cancelled ends before the process does: their leases
         # must outlive them.
         running = {one for pipeline in self.pipelines.values() for one in pipeline.runs.unfinished()}

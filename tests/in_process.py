@@ -52,6 +52,11 @@ def run(job: Job[Input]) -> Output | None:
             return Output(number=number, text=text)
         case "sleep":
             time.sleep(number / 1000)
+        case "wait":
+            job.progress(0.0)
+            while not Path(text).exists():
+                time.sleep(0.001)
+            return Output(number=number)
         case "pid":
             return Output(number=os.getpid())
         case "end":

@@ -4,11 +4,13 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from pebble import ProcessPool
+from pebble.pool.process import WorkerManager
 
 from streams.execution import Execution
 from streams.outcome import Attempt, Completed, DeadLetter, Outcome, Retry, Snoozed
@@ -30,6 +32,15 @@ async def in_process(execution: Execution, what: str, **options: Any) -> tuple[O
     payload = Input(what=what, number=options.pop("number", 0), text=options.pop("text", ""))
     handled = handler(run, "process", options.pop("timeout", 20 * SECOND))
     return await attempted(execution, handled, job(payload, **options))
+
+
+async def begun(execution: Execution, until: Path, **options: Any) -> asyncio.Task[tuple[Outcome, Attempt]]:
+    """Return an attempt that runs until there is a file, once it has begun."""
+    began = asyncio.Event()
+    attempt = in_process(execution, "wait", text=str(until), report=lambda *_: began.set(), **options)
+    running = asyncio.create_task(attempt)
+    await began.wait()
+    return running
 
 
 async def test_it_runs_elsewhere_and_is_measured(execution: Execution) -> None:
@@ -116,6 +127,33 @@ async def test_it_is_killed_at_its_timeout(execution: Execution) -> None:
     assert outcome.failure.kind == "TimedOut"
     assert before - {child.pid for child in psutil.Process().children(recursive=True)}, "nobody was killed"
     assert isinstance((await in_process(execution, "succeed"))[0], Completed)
+
+
+async def test_what_ends_before_it_could_be_killed_has_ended(
+    execution: Execution, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked, ends = threading.Event(), tmp_path / "ends"
+
+    def is_not_killed_yet(manager: WorkerManager, worker_id: int) -> bool:
+        asked.set()
+        return False
+
+    monkeypatch.setattr(WorkerManager, "maybe_stop_worker", is_not_killed_yet)
+    running = await begun(execution, ends, number=7)
+    running.cancel()
+    assert await asyncio.to_thread(asked.wait, 10)
+    ends.touch()
+    outcome, _ = await running
+    assert outcome == Completed('{"number":7,"text":""}', ())
+
+
+async def test_what_is_killed_when_its_worker_closes_has_no_outcome(
+    execution: Execution, tmp_path: Path
+) -> None:
+    running = await begun(execution, tmp_path / "never")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 @pytest.mark.parametrize(

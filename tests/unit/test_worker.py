@@ -3,12 +3,13 @@
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 
 from ratelimit import Candidate, Leased, Run, fence, identity
-from streams import settle
+from streams import duties, settle
 from streams.jobs import Job, Result
 from streams.queues import CRITICAL, WEBHOOKS
 from streams.worker import Partition
@@ -112,6 +113,24 @@ class TestLeaving:
         assert isinstance(given_back, Run)
         assert isinstance(kept, Leased)
         assert rig.producer.closed
+
+    async def test_what_completes_when_the_worker_closes_is_settled(self) -> None:
+        async def in_order(job: Job[Do]) -> Number:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            return Number(number=7)
+
+        handle(in_order)
+        rig = Rig()
+        async with rig:
+            rig.put(Do(), job_id="job-1")
+            pipeline = rig.worker.pipelines[WEBHOOKS.topic]
+            await eventually(lambda: rig.kinds() == ["started"])
+            began = time.monotonic()
+        assert time.monotonic() - began < duties.CANCELLED_WITHIN.total_seconds(), "a slot went on"
+        assert not pipeline.runs.unfinished()
+        assert rig.kinds() == ["started", "completed"]
+        assert await rig.ledger.completed([identity("acme", "job-1")]) == [True]
 
     async def test_a_handler_that_will_not_be_cancelled_does_not_keep_the_worker(self) -> None:
         ends = asyncio.Event()
