@@ -13,12 +13,17 @@ from sqlalchemy import Engine, text
 
 from schemas import files
 from schemas.codec import Codec
+from streams.codecs import lifecycle_codec
 from streams.consuming import Consumed, End, consumed
-from streams.queues import QUEUES, RETRY_DELAYS, TRACKING_DEAD_LETTER_TOPIC
+from streams.queues import LIFECYCLE_TOPIC, QUEUES, RETRY_DELAYS, TRACKING_DEAD_LETTER_TOPIC
+from streams.settings import Settings
 from tests.chaos.history import Carried, Execution
 from tests.integration.lifecycle import comparable, stored_rows
 from tracking.events import event_of
 from tracking.fold import Row, fold
+from tracking.rebuild import rebuild
+from tracking.sink import Sink, SinkSettings
+from tracking.store import Store
 
 TOPICS = (
     *(queue.topic for queue in QUEUES.values()),
@@ -76,6 +81,15 @@ def folded_rows(raw: Iterable[bytes]) -> list[str]:
 def rows(database: Engine) -> list[str]:
     """Return the rows of the store, to be compared with those."""
     return [_text(row) for row in stored_rows(database)]
+
+
+def rebuilt_rows(database: Engine, settings: Settings) -> list[str]:
+    """Return the rows of jobs of a store that was rebuilt from the topic."""
+    store = Store(database)
+    topics = SinkSettings(LIFECYCLE_TOPIC, TRACKING_DEAD_LETTER_TOPIC)
+    sink = Sink(store, lifecycle_codec(settings), settings.kafka, topics)
+    rebuild(store, sink, settings.kafka, LIFECYCLE_TOPIC)
+    return rows(database)
 
 
 def _text(row: Row) -> str:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -20,8 +21,7 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 import devstack
 from devstack.process import free_port
 from streams.client import SyncJobs
-from streams.codecs import lifecycle_codec
-from streams.queues import LIFECYCLE_TOPIC, TRACKING_DEAD_LETTER_TOPIC, queues_of
+from streams.queues import LIFECYCLE_TOPIC, queues_of
 from streams.settings import Settings, check_worker_type, load_settings
 from tests.chaos import collect
 from tests.chaos.commits import TOPIC, Commits, commits
@@ -34,8 +34,7 @@ from tests.chaos.watching import Committed, Listener
 from tests.processes import ROOT, Pipeline, pipeline, wait_until
 from tracking.database import open_database
 from tracking.migrate import upgrade
-from tracking.rebuild import ranges_of, rebuild
-from tracking.sink import Sink, SinkSettings
+from tracking.rebuild import ranges_of
 from tracking.store import Store
 
 TEMPLATE = "chaos_template"
@@ -316,17 +315,16 @@ class Scene:
         raw = self._all_events()
         database = open_database(self.database_url)
         self._await_sink(Store(database), len(raw))
-        self._stop_sink()
-        stored = collect.rows(database)
-        kept = collect.records(self.settings.kafka, self.settings.kafka_partitions)
-        redis_url = self.settings.redis
-        leaks = [
-            *collect.leaks(self.canary, kept, raw, self.pipeline.folder),
-            *collect.leaks_in_store(self.canary, database),
-            *collect.leaks_in_redis(self.canary, redis_url),
-        ]
-        rebuild(Store(database), self._own_sink(Store(database)), self.settings.kafka, LIFECYCLE_TOPIC)
-        rebuilt = collect.rows(database)
+        with ThreadPoolExecutor() as meanwhile:  # what waits for the broker need not wait in turn
+            records = meanwhile.submit(collect.records, self.settings.kafka, self.settings.kafka_partitions)
+            commits = meanwhile.submit(self.commits)
+            self._stop_sink()
+            stored = collect.rows(database)
+            leaks = list(collect.leaks_in_store(self.canary, database))
+            rebuilt = meanwhile.submit(collect.rebuilt_rows, database, self.settings)
+            leaks += collect.leaks_in_redis(self.canary, self.settings.redis)
+            leaks += collect.leaks(self.canary, kept := records.result(), raw, self.pipeline.folder)
+            folded = collect.folded_rows(raw)
         database.dispose()
         return History(
             published=list(self.publishing.published),
@@ -337,15 +335,15 @@ class Scene:
             incidents=list(self.crew.incidents),
             commits=[
                 one
-                for group in self.commits().values()
+                for group in commits.result().values()
                 for place in group.places.values()
                 for one in place
                 if one.topic in collect.TOPICS
             ],
             memory=list(self.crew.memory),
             stored=stored,
-            folded=collect.folded_rows(raw),
-            rebuilt=rebuilt,
+            folded=folded,
+            rebuilt=rebuilt.result(),
             leaks=leaks,
             healed_at=self._healed_at,
             drained_after=self._drained_after,
@@ -365,10 +363,6 @@ class Scene:
             wait_until(
                 lambda: sum(store.positions(LIFECYCLE_TOPIC).values()) >= events, 60, "the sink caught up"
             )
-
-    def _own_sink(self, store: Store) -> Sink:
-        settings = SinkSettings(LIFECYCLE_TOPIC, TRACKING_DEAD_LETTER_TOPIC)
-        return Sink(store, lifecycle_codec(self.settings), self.settings.kafka, settings)
 
     def _stop_sink(self) -> None:
         if self._sink is not None and self._sink.poll() is None:
