@@ -23,7 +23,7 @@ TYPE_STREAK = 20
 """So many jobs of a type that fail in a row, for whatever reason, are an outage of the type."""
 
 SHORTEST, LONGEST = timedelta(seconds=1), timedelta(seconds=60)
-"""The first cool-down, and the one at which it stops to double."""
+"""The bounds of a cool-down, which is half as long as the outage has lasted: so a heal is noticed in proportion."""
 SAME_OUTAGE = timedelta(minutes=1)
 """What opens again so soon after it closed has not recovered: its outage goes on."""
 PROBE_GRACE = timedelta(seconds=10)
@@ -52,7 +52,6 @@ class Breaker:
     def __init__(self, name: str) -> None:
         self._name = self._missing = name
         self._lost_at = self._opened_at = self._since = self._closed_at = self._turn = EPOCH
-        self._cool_down = SHORTEST
         self.until: datetime | None = None
         """The end of the cool-down, or None when it is closed."""
         self.probe = ""
@@ -84,8 +83,8 @@ class Breaker:
     def _open(self, now: datetime, jitter: float, *, again: bool) -> None:
         if not again:
             self._since = self._turn = now
-        self._cool_down = min(2 * self._cool_down, LONGEST) if again else SHORTEST
-        self.until, self.probe = now + self._cool_down * (1 + jitter) / 2, ""
+        cool_down = min(max((now - self._since) / 2, SHORTEST), LONGEST)
+        self.until, self.probe = now + cool_down * (1 + jitter) / 2, ""
 
     def holds(self, delivery: Delivery, now: datetime) -> bool:
         """Return whether a delivery may not run now."""
