@@ -51,7 +51,7 @@ class Breaker:
 
     def __init__(self, name: str) -> None:
         self._name = self._missing = name
-        self._lost_at = self._opened_at = self._since = self._closed_at = self._turn = EPOCH
+        self._probed_at = self._lost_at = self._opened_at = self._since = self._closed_at = self._turn = EPOCH
         self.until: datetime | None = None
         """The end of the cool-down, or None when it is closed."""
         self.probe = ""
@@ -97,12 +97,14 @@ class Breaker:
     def let_run(self, delivery: Delivery, now: datetime) -> None:
         """Note that a delivery that is not held runs: as the probe, if one is due."""
         if self.until is not None and self.until <= now and (not self.probe or self._lost_at <= now):
-            self.probe = delivery.identity
+            self.probe, self._probed_at = delivery.identity, now
             self._lost_at = now + delivery.handler.timeout + PROBE_GRACE
 
     def aside(self, now: datetime, jitter: float) -> Snoozed:
         """Return the snooze of a delivery that does not run: longer in an older outage, and behind many others."""
         step = next(delay for age, delay in _ASIDE if now - self._since >= age)
+        if self.probe and now - self._probed_at < _HOP:
+            step = _HOP  # by then it is likely to be known whether all is well
         self._turn = min(max(self._turn, now) + _APART, now + _FARTHEST)
         wait = max(step, (self.until or now) - now, self._turn - now) * (1 + jitter / 4)
         # In hops of 5 s or more, each of them a little late: what is short of 5 s would hop each second.

@@ -299,11 +299,25 @@ class TestSnoozes:
             assert count < 740
             assert moved < 7 * count
 
+    def test_who_comes_with_the_probe_soon_comes_again_to_see_what_became_of_it(self) -> None:
+        outages = Outages()
+        outages.trip()
+        outages.now += MINUTE
+        assert outages.runs(one(1))
+        seconds = []
+        for _ in range(2):
+            snoozed = outages.breakers.aside(one(2), outages.now, 0.999)
+            assert snoozed is not None
+            seconds.append(snoozed.delay / SECOND)
+            outages.now += snoozed.delay
+        assert seconds == [5.9, 35.9], "only while the probe is young"
+
     def test_the_wait_reaches_two_minutes_and_no_further_than_a_quarter_more(self) -> None:
         outages = Outages()
         outages.trip()
         outages.now += timedelta(hours=1)
         assert outages.runs(one(1))
+        outages.now += 5 * SECOND
         for jitter, seconds in ((0.0, 120.9), (0.5, 135.9), (0.999, 145.9)):
             snoozed = outages.breakers.aside(one(2), outages.now, jitter)
             assert snoozed is not None
