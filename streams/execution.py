@@ -237,7 +237,7 @@ async def _back(call: ProcessFuture[Attempt], time_limit: _TimeLimit) -> Attempt
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
         if not (call.running() or call.done()):
-            ended.cancel()
+            ended.cancel()  # it has not begun, as far as the pool knows
         time_limit.is_up = True
         with suppress(TimeoutError, PoolTimeout, ProcessExpired):
             return await ended

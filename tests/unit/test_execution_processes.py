@@ -17,6 +17,7 @@ from streams.outcome import Attempt, Completed, DeadLetter, Outcome, Retry, Snoo
 from tests.conftest import ExpectedErrors
 from tests.deliveries import attempted, handler, job
 from tests.in_process import Input, run
+from tests.rig import eventually
 
 SECOND = timedelta(seconds=1)
 
@@ -35,11 +36,14 @@ async def in_process(execution: Execution, what: str, **options: Any) -> tuple[O
 
 
 async def begun(execution: Execution, until: Path, **options: Any) -> asyncio.Task[tuple[Outcome, Attempt]]:
-    """Return an attempt that runs until there is a file, once it has begun."""
+    """Return an attempt that runs until there is a file, once it has begun and the pool knows."""
     began = asyncio.Event()
     attempt = in_process(execution, "wait", text=str(until), report=lambda *_: began.set(), **options)
     running = asyncio.create_task(attempt)
     await began.wait()
+    pool = execution._processes
+    assert pool is not None
+    await eventually(lambda: all(task.started for task in pool._pool_manager.task_manager.tasks.values()))
     return running
 
 
