@@ -10,6 +10,9 @@ TESTS := tests/unit tests/contract tests/integration tests/acceptance tests/simu
 # The addresses of the local stack, or those that the environment gives instead.
 WITH_STACK := set -e; addresses="$$($(BIN)/python -m devstack env)"; eval "$$addresses";
 
+# Tests and demo start hundreds of processes, and each would compile this project once more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -118,7 +118,9 @@ class Sink:
                 # By default a request waits a minute for a broker that hangs, and the group waits with it.
                 "socket.timeout.ms": 10_000,
                 "topic.metadata.refresh.interval.ms": 10_000,
+                # Ten answers a second, not one for each event, and at once while there is more to read than that.
                 "fetch.wait.max.ms": 100,
+                "fetch.min.bytes": 64 * 1024,
                 "queued.max.messages.kbytes": 32_768,
                 **self._kafka,
                 "group.id": self._settings.group,

@@ -41,7 +41,8 @@ class Listener(threading.Thread):
                 "group.id": "chaos-listener",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 50,
+                "fetch.wait.max.ms": 100,
+                "fetch.min.bytes": 64 * 1024,
                 "log_level": 2,
             }
         )
