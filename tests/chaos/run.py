@@ -70,9 +70,16 @@ def played(programme: Iterable[tuple[Fault, int]], histories: Path) -> Iterator[
 
 
 def side_by_side(chosen: Sequence[Fault], seed: int, histories: Path, stacks: int) -> Iterator[Report]:
-    """Play the faults in so many processes of their own, each with its stack, and yield reports as they come."""
+    """Play the faults in so many processes of their own, each with its stack, and yield reports as they come.
+
+    First those that are to be played alone.
+    """
+    if alone := [(one, seed) for one in chosen if one.alone]:
+        yield from played(alone, histories)
     spawn = multiprocessing.get_context("spawn")
-    longest_first = [one.name for one in sorted(chosen, key=lambda one: -one.seconds)]
+    longest_first = [one.name for one in sorted(chosen, key=lambda one: -one.seconds) if not one.alone]
+    if not longest_first:
+        return
     missing = set(longest_first)
     with spawn.Manager() as manager:
         left, reports = manager.list(longest_first), manager.Queue()

@@ -38,11 +38,15 @@ Scenario = Callable[["Scene", random.Random], Figures]
 
 @dataclass(frozen=True)
 class Fault:
-    """One entry of the catalogue; `seconds` is about how long it takes."""
+    """One entry of the catalogue; `seconds` is about how long it takes.
+
+    `alone` says that it judges how soon something happens, on a machine that has nothing else to do.
+    """
 
     name: str
     seconds: int
     ci: bool
+    alone: bool
     act: Scenario
 
     @property
@@ -53,12 +57,14 @@ class Fault:
 CATALOGUE: dict[str, Fault] = {}
 
 
-def fault(name: str, *, seconds: int, ci: bool = False) -> Callable[[Scenario], Scenario]:
+def fault(
+    name: str, *, seconds: int, ci: bool = False, alone: bool = False
+) -> Callable[[Scenario], Scenario]:
     """Enter a function into the catalogue; `ci` puts it into the subset that every test run plays."""
 
     def enter(act: Scenario) -> Scenario:
         assert name not in CATALOGUE, f"{name} is in the catalogue already"
-        CATALOGUE[name] = Fault(name, seconds, ci, act)
+        CATALOGUE[name] = Fault(name, seconds, ci, alone, act)
         return act
 
     return enter

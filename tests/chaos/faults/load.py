@@ -39,7 +39,7 @@ def _others(number: int, chance: random.Random, secret: str) -> Payload:
     return kind(number=number, work_ms=5, password=secret)
 
 
-@fault("retry-storm", seconds=150)
+@fault("retry-storm", seconds=150, alone=True)
 def retry_storm(scene: Scene, seed: random.Random) -> Figures:
     """What 5,000 jobs need is down, 50,000 with CHAOS_LONG: few attempts are spent, other types do not notice."""
     figures = Figures()
