@@ -119,6 +119,11 @@ class Delivery:
         line = f"{self.queue.name}:{identity(self.organization_id, self.ordering_key or '')}"
         return InLine(line, self.rank, self.identity, self.fence())
 
+    @property
+    def is_copy(self) -> bool:
+        """Return whether it was left behind when its job had begun: only the ledger knows if anything is left to do."""
+        return "copy" in self.headers
+
     def lease(self) -> Lease:
         """Return the lease that it holds."""
         return Lease(self.identity, self.token, self.limits)
@@ -301,11 +306,13 @@ def next_headers(
     reason: str,
     not_before: datetime | None = None,
     rank: int | None = None,
+    copy: bool = False,
     extra: Iterable[tuple[str, str]] = (),
 ) -> Headers:
     """Return the headers of the record that carries the job on, to a retry or dead-letter topic.
 
-    With `rank` it keeps its place in the order of its ordering key; else its place is where it arrives.
+    With `rank` it keeps its place in the order of its ordering key; else its place is where it arrives. `copy` says
+    that the job has begun already.
     """
     headers = dict(delivery.headers)
     headers["queue"] = delivery.queue.name.encode()
@@ -316,6 +323,9 @@ def next_headers(
     headers.pop("rank", None)
     if rank is not None:
         headers["rank"] = b"%d" % rank
+    headers.pop("copy", None)
+    if copy:
+        headers["copy"] = b"1"
     headers.pop("not-before", None)
     if not_before is not None:
         headers["not-before"] = b"%d" % milliseconds(not_before)

@@ -79,9 +79,11 @@ class Routing:
                 )
             case Snoozed(delay, reason):
                 due = at + delay
+                # One that steps aside unasked is what it was.
                 carried = carried_on(
-                    delivery, delay, due, delivery.attempt, delivery.snoozes + 1, reason=reason, rank=rank
-                )
+                    delivery, delay, due, delivery.attempt, delivery.snoozes + 1, reason=reason, rank=rank,
+                    copy=delivery.is_copy and started_at is None,
+                )  # fmt: skip
                 event = tell("snoozed", delivery, at, not_before=due, reason=reason, **facts)
                 return [carried, event], Waiting(
                     fence(delivery.replay_id or "", delivery.attempt, delivery.snoozes + 1)
@@ -160,6 +162,7 @@ def carried_on(
     snoozes: int,
     *,
     rank: int | None,
+    copy: bool = False,
     reason: str = "",
     failure: Failure | None = None,
 ) -> Message:
@@ -171,6 +174,7 @@ def carried_on(
         reason=reason or (f"{failure.kind}: {failure.message}" if failure else ""),
         not_before=due,
         rank=rank,
+        copy=copy,
     )
     return Message(waiting_topic(delivery.queue, delay), delivery.key, delivery.value, headers)
 

@@ -133,8 +133,9 @@ class Settlement:
         """
         rank = delivery.rank if delivery.ordering_key is not None else None
         carried = carried_on(
-            delivery, due - now, due, delivery.attempt, delivery.snoozes, reason=reason, rank=rank
-        )
+            delivery, due - now, due, delivery.attempt, delivery.snoozes, reason=reason, rank=rank,
+            copy=goes_on or delivery.is_copy,
+        )  # fmt: skip
         ended = Ended([carried], delivery.offsets, delivery.offset, goes_on=goes_on)
         if delivery.ordering_key is not None:
             ended.ordered, ended.kept = delivery, (delivery.in_line, due)
@@ -144,8 +145,9 @@ class Settlement:
         """Send a copy of a delivery that came before its time to wait; a place that it has, it keeps."""
         rank = delivery.rank if "rank" in delivery.headers else None
         carried = carried_on(
-            delivery, due - now, due, delivery.attempt, delivery.snoozes, reason="not due yet", rank=rank
-        )
+            delivery, due - now, due, delivery.attempt, delivery.snoozes, reason="not due yet", rank=rank,
+            copy=delivery.is_copy,
+        )  # fmt: skip
         self._add(Ended([carried], delivery.offsets, delivery.offset))
 
     def drop(self, delivery: Delivery) -> None:

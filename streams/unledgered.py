@@ -13,7 +13,7 @@ class Unledgered:
     """Answers in place of the ledger, for queues that go on without it.
 
     It sees one worker's deliveries only, and forgets all but the latest: two deliveries of a job that two workers
-    read both run.
+    read both run. What was left as a copy of a job that had begun waits for the ledger all the same.
     """
 
     def __init__(self, *, closed: bool = False) -> None:
@@ -37,6 +37,9 @@ class Unledgered:
             return Leased(ask_again)
         if self.knows(delivery) or delivery.fence() <= self._ended.get(name, ""):
             return Duplicate()
+        if delivery.is_copy:
+            # It began somewhere else, and has most likely ended there.
+            return Leased(ask_again)
         here.add(name)
         return Run("", 0)
 

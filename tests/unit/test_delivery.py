@@ -281,7 +281,7 @@ def test_header_texts_are_always_bytes_and_capped(text: str) -> None:
 
 def test_carried_headers_keep_what_others_wrote_and_replace_the_state() -> None:
     one = delivery(
-        headers={"traceparent": b"00-1", "not-before": b"5", "attempt": b"1", "reason": b"old"},
+        headers={"traceparent": b"00-1", "not-before": b"5", "attempt": b"1", "reason": b"old", "copy": b"1"},
         origin="jobs.emails/0/1",
     )
     headers = dict(next_headers(one, attempt=2, snoozes=3, reason="why", extra=[("failed-at", "7")]))

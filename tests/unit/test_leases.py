@@ -10,13 +10,15 @@ from datetime import timedelta
 import pytest
 
 from ratelimit import Answer, Candidate, Done, Lease, Mark, Run, fence, identity
+from streams.delivery import milliseconds
+from streams.errors import Transient
 from streams.jobs import Job
 from streams.pipeline import Pipeline
 from streams.queues import CRITICAL, WEBHOOKS
 from streams.runs import WATCHED_FROM
 from streams.worker import Partition
 from tests.in_process import Input, run
-from tests.rig import Alert, Do, Read, Rig, Slow, eventually, handle
+from tests.rig import Alert, Do, Read, Rig, Slow, eventually, handle, headers_of
 
 pytestmark = pytest.mark.usefixtures("no_handlers")
 
@@ -107,6 +109,7 @@ class TestWatchdogCopies:
             await rig.settled()
             (copy,) = rig.carried()
             assert copy.topic == "jobs.retry.30s", "the lease is 30 s"
+            assert headers_of(copy)["copy"] == "1"
             assert slow.ran.count("slow") == 1
             assert len(rig.events("completed")) == WATCHED_FROM
 
@@ -117,6 +120,7 @@ class TestWatchdogCopies:
             await rig.settled()
             (_, second) = rig.carried()
             assert second.topic == "jobs.retry.5s"
+            assert headers_of(second)["copy"] == "1"
 
             # It comes due when the job has ended: it is dropped.
             slow.goes_on.set()
@@ -145,6 +149,37 @@ class TestWatchdogCopies:
                 second.clock.ahead += 31 * SECOND
                 second.put_again(copy)
                 await eventually(lambda: slow.ran.count("slow") == 2)
+
+    async def test_it_waits_for_the_ledger_where_others_go_on_without(self) -> None:
+        ran: list[str] = []
+
+        async def alerts(job: Job[Alert]) -> None:
+            ran.append(job.id)
+
+        handle(alerts, CRITICAL)
+        async with Rig() as rig:
+            rig.ledger.down = True
+            rig.put(Alert(), job_id="begun", headers={"copy": b"1"})
+            rig.put(Alert(), job_id="new")
+            await eventually(lambda: "new" in ran)
+            rig.ledger.down = False
+            await rig.settled(CRITICAL)
+            assert ran == ["new", "begun"], "the ledger says that its worker died"
+
+    async def test_it_is_one_as_long_as_it_has_not_run(self) -> None:
+        async def fails(job: Job[Do]) -> None:
+            raise Transient("down for the test")
+
+        handle(fails)
+        async with Rig() as rig:
+            later = b"%d" % milliseconds(rig.clock() + 60 * SECOND)
+            rig.put(Do(), headers={"copy": b"1", "not-before": later})
+            await rig.settled()
+            rig.put(Do(), headers={"copy": b"1"})
+            await rig.settled()
+            not_due, retry = map(headers_of, rig.carried())
+            assert (not_due["reason"], not_due["copy"]) == ("not due yet", "1")
+            assert (retry["attempt"], retry.get("copy")) == ("2", None)
 
     async def test_quick_jobs_and_those_that_hold_few_back_leave_none(self, slow: Slow) -> None:
         async with Rig() as rig:

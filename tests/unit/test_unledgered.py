@@ -30,6 +30,14 @@ def test_a_job_that_ended_with_a_lease_does_not_run_again_either_nor_is_the_ledg
     assert not ledger.knows(FIRST), "when there is a ledger, its answer counts"
 
 
+def test_a_copy_of_a_job_that_began_elsewhere_waits_and_one_of_a_job_that_ended_here_is_spent() -> None:
+    ledger = Unledgered()
+    copy = delivery(headers={"copy": b"1"})
+    assert ledger.admit([copy], [], SECOND) == [Leased(SECOND)]
+    ledger.ended(copy)
+    assert ledger.admit([copy], [], SECOND) == [Duplicate()]
+
+
 def test_where_nothing_goes_on_without_the_ledger_nothing_is_remembered() -> None:
     ledger = Unledgered(closed=True)
     ledger.ended(FIRST)

@@ -311,7 +311,7 @@ class TestTables:
     def test_every_header_that_the_pipeline_writes(self, sent: Sent) -> None:
         delivery = delivered(sent.records[0])
         now = datetime(2026, 5, 17, tzinfo=UTC)
-        carried = next_headers(delivery, attempt=2, snoozes=0, reason="r", not_before=now)
+        carried = next_headers(delivery, attempt=2, snoozes=0, reason="r", not_before=now, rank=1, copy=True)
         written = {name for name, _ in carried} | set(
             envelope("1", "email.send", "acme", QUEUES["emails"], now)
         )
