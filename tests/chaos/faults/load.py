@@ -27,7 +27,7 @@ STORM_JOBS = 50_000 if LONG else 5_000
 OUTAGE_SECONDS = 150 if LONG else 40
 STORM_DRAIN_SECONDS = 400 if LONG else 90
 PROBES = 12
-"""Most attempts of one worker on what is down, once it knows: its cool-down doubles from 1 s to 60 s."""
+"""Most attempts of one worker on what is down, once it knows: its cool-down is half of what the outage has lasted."""
 
 OTHERS_WAIT_SECONDS = 5.0
 """What one in a hundred of other types may wait, on a machine whose two cores run all of it: a hop of the storm."""
