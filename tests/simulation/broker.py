@@ -18,6 +18,7 @@ from tests.simulation.loop import PROCESS, Loop, Process
 SESSION_SECONDS = 3.0
 REBALANCE_SECONDS = 6.0
 """How long a rebalance waits for members that have not given up their partitions."""
+WATCH_SECONDS = 0.25
 
 
 class CommitFailed(Exception):
@@ -246,7 +247,7 @@ class Group:
     async def watch(self) -> None:
         """Expire sessions and end rebalances that take too long."""
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(WATCH_SECONDS)
             now = self._broker.loop.time()
             for member in list(self._members.values()):
                 if member.joining is None and now - member.seen_at > SESSION_SECONDS:

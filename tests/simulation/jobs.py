@@ -10,7 +10,7 @@ from streams.jobs import HANDLERS, TYPE_OF_PAYLOAD, Handler, Job, Payload, Resul
 from streams.queues import INTEGRATIONS, Queue, queues_of
 from tests.simulation.loop import PROCESS
 
-TIMEOUT = timedelta(seconds=8)
+TIMEOUT = timedelta(seconds=5)
 MAX_ATTEMPTS = 4
 BACKOFF = Backoff(first=timedelta(seconds=1), minimum=timedelta(milliseconds=200), cap=timedelta(seconds=7))
 

@@ -28,10 +28,11 @@ from tests.simulation.loop import Process
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-COMMIT_SECONDS = 0.1
+COMMIT_SECONDS = 0.2
 HEARTBEAT_SECONDS = 0.5
 FETCH_SECONDS = 1.0
 FETCH_SECONDS_WHEN_FULL = 0.05
+FORWARD_SECONDS = 0.25
 POLL_RECORDS = 500
 
 
@@ -319,7 +320,7 @@ class Forwarder:
             for number in range(self._world.broker.partitions)
         ]
         while not self.stopping:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(FORWARD_SECONDS)
             if not self._world.forwards(self._member.process):
                 continue
             for partition in partitions:

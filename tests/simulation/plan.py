@@ -172,7 +172,7 @@ def _put_in_lines(plan: Plan) -> None:
 def _steps(chance: random.Random) -> tuple[Step, ...]:
     def work() -> float:
         kind = chance.random()
-        return 0.0 if kind < 0.3 else chance.uniform(0.001, 0.3) if kind < 0.85 else chance.uniform(0.5, 6.0)
+        return 0.0 if kind < 0.3 else chance.uniform(0.001, 0.3) if kind < 0.85 else chance.uniform(0.5, 4.0)
 
     last = Step(work(), follow_ups=chance.choice((0, 0, 0, 0, 1, 2)), progress=chance.random() < 0.2)
     kind = chance.random()
