@@ -52,8 +52,3 @@ def sentence(found: Cancellation) -> str:
     if found.state is Status.RUNNING:
         return f"{job}: it was running, and its worker ends it"
     return f"{job}: all workers are told; the broker did not take the event, so the worker that meets it will tell"
-
-
-def register(main: click.Group) -> None:
-    """Add the command of this module."""
-    main.add_command(cancel)

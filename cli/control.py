@@ -75,8 +75,3 @@ def show_changes(limit: int, as_json: bool, *prefixes: str) -> None:
 def audit(limit: int, as_json: bool) -> None:
     """List who set limits, paused, killed or drained what, when; the latest last."""
     show_changes(limit, as_json)
-
-
-def register(main: click.Group) -> None:
-    """Add the command of this module."""
-    main.add_command(audit)

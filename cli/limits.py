@@ -250,8 +250,3 @@ async def _rules(control: Control) -> Rules:
     rules = Rules(own_rules())
     rules.hear(await Listener(control).news())
     return rules
-
-
-def register(main: click.Group) -> None:
-    """Add the commands of this module."""
-    main.add_command(limits)

@@ -86,8 +86,3 @@ def _show(found: Top, as_json: bool) -> None:
 
 def _name(row: Row) -> str:
     return f"{row.organizations} others" if row.organization_id == OTHERS else row.organization_id
-
-
-def register(main: click.Group) -> None:
-    """Add the commands of this module."""
-    main.add_command(orgs)

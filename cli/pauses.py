@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from cli.control import HEARD_WITHIN, ask, signed
-from cli.store import Age
+from cli.options import Age
 from cli.tables import Answer
 from ratelimit.control import Control, Listener
 from streams.agents import load
@@ -156,9 +156,3 @@ async def _kills(control: Control) -> Kills:
     kills = Kills()
     kills.hear(await Listener(control).news())
     return kills
-
-
-def register(main: click.Group) -> None:
-    """Add the commands of this module."""
-    for command in (pause, resume, paused, kill, kills):
-        main.add_command(command)

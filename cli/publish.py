@@ -164,8 +164,3 @@ def _lines(stream: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InvalidJob(f"line {number} is not JSON: {error}") from None
     except UnicodeDecodeError:
         raise InvalidJob(f"what follows line {number} is not UTF-8") from None
-
-
-def register(main: click.Group) -> None:
-    """Add the commands of this module."""
-    main.add_command(publish)

@@ -168,9 +168,3 @@ async def _unfinished(configuration: Settings, found: list[Letter]) -> list[Lett
         return await dead_letters.unfinished(found, admission)
     finally:
         await admission.close()
-
-
-def register(main: click.Group) -> None:
-    """Add the commands of this module."""
-    main.add_command(dlt)
-    main.add_command(replay)

@@ -53,11 +53,6 @@ def check(directory: Path) -> None:
         raise click.ClickException("\n".join(problems))
 
 
-def register(main: click.Group) -> None:
-    """Add `streams schemas`."""
-    main.add_command(schemas)
-
-
 def _all() -> Iterator[tuple[str, Schema]]:
     agents.load(settings().handler_modules)
     for queue in QUEUES.values():

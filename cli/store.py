@@ -9,8 +9,8 @@ from datetime import timedelta
 import click
 from sqlalchemy import Engine
 
+from cli.options import Age, of_organization, on_database
 from streams.codecs import lifecycle_codec
-from streams.durations import parse_duration
 from streams.queues import LIFECYCLE_TOPIC, TRACKING_DEAD_LETTER_TOPIC
 from streams.settings import settings
 from tracking import migrate
@@ -22,23 +22,6 @@ from tracking.states import Status
 from tracking.store import Store
 
 log = logging.getLogger(__name__)
-
-on_database = click.option("--database-url", envvar="DATABASE_URL", help="Store to use.  [env: DATABASE_URL]")
-of_organization = click.option("--org", "organization", help="One organization; all when left out.")
-
-
-class Age(click.ParamType):
-    """A duration such as 30d."""
-
-    name = "duration"
-
-    def convert(
-        self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        try:
-            return parse_duration(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def url_of(given: str | None) -> str:

@@ -30,8 +30,3 @@ def verify() -> None:
     """Exit 1 and say so when a topic is missing or differs from the settings."""
     asyncio.run(kafka_topics.verify(settings()))
     click.echo(f"{len(kafka_topics.expected(settings()))} topics are as they should be")
-
-
-def register(main: click.Group) -> None:
-    """Add the commands of this module."""
-    main.add_command(topics)

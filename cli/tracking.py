@@ -8,9 +8,9 @@ from typing import Any
 import click
 from sqlalchemy import Engine
 
-from cli import store
+from cli.options import Age, of_organization, on_database
 from cli.replay import Since
-from cli.store import Age, of_organization, on_database, opened
+from cli.store import opened
 from cli.tables import Answer, console, json_of, text_of
 from tracking import analytics, jobs
 from tracking.database import connected
@@ -258,9 +258,3 @@ def _facts(job: jobs.Job) -> Iterator[tuple[str, Any]]:
             yield name, None if value is None else json_of(value)
         elif name not in ("job_name", "error_stack"):
             yield name, value
-
-
-def register(main: click.Group) -> None:
-    """Add the commands of this module and of `cli.store`."""
-    for command in (stats, failures, errors, slow, workers, jobs_group, store.db, store.tracking):
-        main.add_command(command)

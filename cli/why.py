@@ -71,8 +71,3 @@ def _facts(found: Findings, told: Explanation) -> dict[str, object]:
         ],
         "silent": list(found.answers.silent),
     }
-
-
-def register(main: click.Group) -> None:
-    """Add the command of this module."""
-    main.add_command(why)

@@ -6,7 +6,7 @@ from operator import attrgetter
 import click
 
 from cli.control import ask, run, signed
-from cli.store import Age
+from cli.options import Age
 from cli.tables import Answer
 from ratelimit.redis import RedisAdmission
 from streams.errors import ConfigError
@@ -54,9 +54,3 @@ def _living() -> list[LiveWorker]:
             await admission.close()
 
     return run(answer())
-
-
-def register(main: click.Group) -> None:
-    """Add the commands of this module."""
-    main.add_command(alive)
-    main.add_command(drain)

@@ -131,7 +131,11 @@ def test_all_python_fits_the_types_of_the_code(tmp_path: Path) -> None:
 def commands(group: click.Command = main, path: str = "streams") -> Iterator[tuple[str, click.Command]]:
     """Yield every command that does something, with what is typed for it."""
     if isinstance(group, click.Group):
-        for each, command in group.commands.items():
+        context = click.Context(group)
+        for each in group.list_commands(context):
+            command = group.get_command(context, each)
+            assert command is not None
+            assert command.name == each
             yield from commands(command, f"{path} {each}")
     if not isinstance(group, click.Group) or group.invoke_without_command:
         yield path, group
