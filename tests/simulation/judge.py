@@ -214,14 +214,14 @@ class Judge:
         world = self._world
         takeovers = sum(one.took_over is not None for one in grants)
         loose = self._loose(job.queue)
-        self._end(job, takeovers, loose)
-        self._moves(job, takeovers, loose)
-        self._not_early(job, runs)
-        attempts = {run.attempt for run in runs}
         # A process that is stopped for long wakes up to handlers whose time is over.
         overdue = sum(
             run.how == "cancelled" and run.end(0) - run.began >= TIMEOUT.total_seconds() for run in runs
         )
+        self._end(job, takeovers, loose)
+        self._moves(job, takeovers, overdue, loose)
+        self._not_early(job, runs)
+        attempts = {run.attempt for run in runs}
         if not attempts <= set(range(1, job.attempts + 1 + overdue)):
             self.object(f"job {job.number} ran attempts {sorted(attempts)}; {job.attempts} were to be made")
         if loose:
@@ -269,7 +269,7 @@ class Judge:
         if row["status"] not in ends:
             self.object(f"job {job.number} folds to {row['status']}; it ended {sorted(ends)}")
 
-    def _moves(self, job: Planned, takeovers: int, loose: bool) -> None:
+    def _moves(self, job: Planned, takeovers: int, overdue: int, loose: bool) -> None:
         events = sorted(self._events[job.job_id], key=key_of)
         states = [status_of(event) for event in events]
         if states and states[0] not in INITIAL:
@@ -277,7 +277,9 @@ class Judge:
         for (one, before), (other, after) in pairwise(zip(events, states, strict=True)):
             if one.kind == other.kind == "queued" and (job.copies > 1 or job.parent is not None):
                 continue  # published twice, or by a parent whose end was told twice
-            if loose or (takeovers and before is after and one.attempt == other.attempt):
+            # Whoever took over ends the same attempt again, or a later one when its own time was over.
+            again = other.attempt - one.attempt
+            if loose or (takeovers and before is after and again <= overdue):
                 continue
             if not legal(before, after):
                 self.object(f"job {job.number} moved from {before} to {after} ({one.kind} to {other.kind})")
