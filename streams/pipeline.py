@@ -233,7 +233,7 @@ class Pipeline:
         finally:
             self.asking = ()
             self._rounds += 1
-        self._sort(batch, candidates, answers, leased_until)
+        await self._settlement.give_back(self._sort(batch, candidates, answers, leased_until))
 
     def _await_ledger(self, batch: Sequence[Delivery], error: AdmissionUnavailable) -> None:
         self._note_ledger(f"waits for Redis: {error}")
@@ -254,9 +254,9 @@ class Pipeline:
         candidates: Sequence[Candidate],
         answers: Sequence[Answer],
         leased_until: float,
-    ) -> None:
+    ) -> list[Mark]:
         now = self._clock()
-        limited: list[Delivery] = []
+        limited, gone = list[Delivery](), list[Delivery]()
         for delivery, candidate, answer in zip(batch, candidates, answers, strict=True):
             match answer:
                 case Run(token, crashes):
@@ -264,7 +264,7 @@ class Pipeline:
                     delivery.leased_until, delivery.limits = leased_until, candidate.limits
                     if delivery.offsets.gone:
                         self._breakers.release(delivery)
-                        self._settlement.give_back(delivery)
+                        gone.append(delivery)
                         self.window.let_go(delivery)
                         continue
                     if token and self._unledgered.knows(delivery):
@@ -294,6 +294,7 @@ class Pipeline:
                             self.window.hold_all(now + retry_after, pause=retry_after, by=by)
                     limited.append(delivery)
         self.window.put_back(limited)
+        return self._settlement.releases(gone)
 
     def _ran_unledgered(self, delivery: Delivery, now: datetime) -> None:
         """See to a delivery that was leased, though its like runs here, or ran, from when the ledger was away."""

@@ -189,7 +189,7 @@ class Runs:
         run = self._await_process if delivery.handler.runs_in == "process" else self._attempt
         suspect = SUSPECT_FROM <= delivery.crashes < CRASH_LIMIT
         if quarantine.closed or (suspect and quarantine.taken):
-            self._return(delivery)
+            await self._return([delivery])
             return
         if suspect:
             async with quarantine.alone():
@@ -204,19 +204,23 @@ class Runs:
 
     async def _clear(self) -> None:
         """Give back what is ready, and wait until nobody holds a lease any more who might be blamed for a death."""
+        ready: list[Delivery] = []
         while self._ready:
-            self._return(self._ready.pop(0.0).delivery)
+            ready.append(self._ready.pop(0.0).delivery)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLEAR_WITHIN.total_seconds()):
+                await self._return(ready)
                 await self._settlement.settled()
 
-    def _return(self, delivery: Delivery) -> None:
-        """Give back the lease of a delivery that has not begun, and ask again later."""
-        if self._leased.pop(delivery, None) is not None:
+    async def _return(self, deliveries: Sequence[Delivery]) -> None:
+        """Give back the leases of deliveries that have not begun, and ask again later."""
+        left = [one for one in deliveries if self._leased.pop(one, None) is not None]
+        marks = self._settlement.releases(left)
+        for delivery in left:
             self._breakers.release(delivery)
-            self._settlement.give_back(delivery)
             self._again(delivery)
-            self._changed.set()
+        self._changed.set()
+        await self._settlement.give_back(marks)
 
     async def _await_process(self, running: Running, call: asyncio.Task[None]) -> None:
         # What waits for a process is not running yet, and may be given up like all that has not started.
@@ -229,7 +233,7 @@ class Runs:
             return
         if delivery.leased_until < time.monotonic():
             # The worker stood still after it was admitted: another one may have taken it over.
-            self._return(delivery)
+            await self._return([delivery])
             return
         if self._breakers.open and self._aside(delivery):
             return
@@ -358,7 +362,7 @@ class Runs:
             self._window.refund(delivery)
             self._breakers.release(delivery)
         self._window.part(self._leased)
-        return [mark for mark in map(self._settlement.release, unstarted) if mark is not None]
+        return self._settlement.releases(unstarted)
 
     def part(self) -> None:
         """Let what still runs go on without its partition, to be found again should that come back."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -45,7 +45,7 @@ class Ended:
     offset: int
     mark: Mark | None = None
     delivery: Delivery | None = None
-    """Whose lease the mark is signed with; None when the lease is only given back."""
+    """Whose lease the mark is signed with."""
     ordered: Delivery | None = None
     """Whose place in the line of its ordering key is kept or left; None when it has none."""
     kept: tuple[InLine, datetime] | None = None
@@ -165,12 +165,6 @@ class Settlement:
             ended.left = self._counted(delivery.organization_id, delivery.identity)
         self._add(ended)
 
-    def give_back(self, delivery: Delivery) -> None:
-        """Give back the lease of a delivery that will not run here; its record stays unsettled."""
-        mark = self.release(delivery)
-        if mark is not None:
-            self._add(Ended([], PartitionOffsets(delivery.queue.topic, delivery.offsets.partition), 0, mark))
-
     def refuse(self, queue: Queue, record: Record, offsets: PartitionOffsets, error: Exception) -> None:
         """Bury a record that breaks the wire format, its bytes and key unchanged."""
         ended = Ended(self._routing.refused(queue, record, error, self._clock()), offsets, record.offset)
@@ -188,11 +182,21 @@ class Settlement:
         messages = self._routing.without_schema(queue, record, error, self._clock())
         self._add(Ended(messages, offsets, record.offset))
 
-    def release(self, delivery: Delivery) -> Mark | None:
-        """Return the mark that gives the lease of a delivery back unused."""
-        return (
-            Mark(delivery.identity, delivery.token, Released(), delivery.limits) if delivery.token else None
-        )
+    @staticmethod
+    def releases(deliveries: Iterable[Delivery]) -> list[Mark]:
+        """Return the marks that give leases back unused; the records of these deliveries stay unsettled."""
+        return [Mark(one.identity, one.token, Released(), one.limits) for one in deliveries if one.token]
+
+    async def give_back(self, marks: Sequence[Mark]) -> None:
+        """Give leases back, at once: what waits for the broker must not keep them until they run out."""
+        if not marks:
+            return
+        try:
+            await self._admission.settle(marks)
+        except AdmissionUnavailable as error:
+            log.warning("%d leases were not given back and will run out: %s", len(marks), error)
+        else:
+            self._freed()
 
     def note(self, message: Message) -> None:
         """Write an event with the next batch; nothing waits for it."""

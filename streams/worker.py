@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
-from ratelimit import Admission, AdmissionUnavailable, Mark
+from ratelimit import Admission, AdmissionUnavailable
 from ratelimit.backlog import Backlog
 from ratelimit.control import Control, Listener
 from ratelimit.local import LocalLimits, Refuses
@@ -235,7 +235,7 @@ class Worker:
         """Give up what has not started and let what runs end within the grace; positions are then final."""
         parted = list(self._offsets.values())
         marks = [mark for pipeline in self.pipelines.values() for mark in pipeline.leave(parted)]
-        await self._give_back(marks)
+        await self.settlement.give_back(marks)
         try:
             async with asyncio.timeout(grace.total_seconds()):
                 for pipeline in self.pipelines.values():
@@ -270,20 +270,11 @@ class Worker:
         # must outlive them.
         running = {one for pipeline in self.pipelines.values() for one in pipeline.runs.unfinished()}
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
-        marks = [self.settlement.release(one) for one in ended]
-        await self._give_back([mark for mark in marks if mark is not None])
+        await self.settlement.give_back(self.settlement.releases(ended))
         await self.live.leave()
         closing: list[Admission | Control | Backlog | None] = [self._admission, self._control, self._backlog]
         await asyncio.gather(*[one.close() for one in closing if one is not None])
         self._producer.close()
-
-    async def _give_back(self, marks: Sequence[Mark]) -> None:
-        if not marks:
-            return
-        try:
-            await self._admission.settle(marks)
-        except AdmissionUnavailable as error:
-            log.warning("%d leases were not given back and will run out: %s", len(marks), error)
 
     # -- duties -----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from ratelimit import Answer, Candidate, Done, Lease, Mark, Run, fence, identity
+from ratelimit import Answer, Candidate, Done, Lease, Mark, Released, Run, fence, identity
 from streams.delivery import milliseconds
 from streams.errors import Transient
 from streams.jobs import Job
@@ -25,6 +25,19 @@ pytestmark = pytest.mark.usefixtures("no_handlers")
 SECOND = timedelta(seconds=1)
 HERE = Partition(WEBHOOKS.topic, 0)
 OPTIONS = {"lease": 3 * SECOND}
+
+
+def stand_still(rig: Rig) -> None:
+    """Let the worker be stopped behind the next answer of admission, and go on after its leases have run out."""
+    pipeline, admit = pipeline_of(rig), rig.ledger.admit
+    lease, pipeline._lease = pipeline._lease, -SECOND
+
+    async def too_late(candidates: Sequence[Candidate]) -> list[Answer]:
+        answers = await admit(candidates)
+        pipeline._lease = lease
+        return answers
+
+    rig.ledger.admit = too_late  # type: ignore[method-assign]
 
 
 def pipeline_of(rig: Rig) -> Pipeline:
@@ -252,21 +265,26 @@ class TestLostLeases:
 
     async def test_what_was_admitted_before_a_standstill_is_asked_for_again(self, slow: Slow) -> None:
         async with Rig(options={"worker_concurrency": 1}) as rig:
-            admit = rig.ledger.admit
-
-            async def too_late(candidates: Sequence[Candidate]) -> list[Answer]:
-                answers = await admit(candidates)
-                pipeline._lease = lease
-                return answers
-
-            # As when the worker is stopped behind the answer, and goes on after its leases have run out.
-            pipeline = pipeline_of(rig)
-            lease, pipeline._lease = pipeline._lease, -SECOND
-            rig.ledger.admit = too_late  # type: ignore[method-assign]
+            stand_still(rig)
             rig.put(Do(), job_id="job-1")
             await rig.settled()
             assert slow.ran == ["job-1"]
             assert rig.ledger.asked == 2
+
+    async def test_a_lease_is_given_back_while_the_broker_is_away(self, slow: Slow) -> None:
+        async with Rig(options={"worker_concurrency": 1}) as rig:
+            rig.producer.open.clear()
+            rig.put(Do(), job_id="ended")
+            await eventually(lambda: rig.worker.settlement.leased())
+            stand_still(rig)
+            rig.put(Do(), job_id="job-1")
+            await eventually(lambda: rig.ledger.marks)
+            assert [(one.identity, one.end) for one in rig.ledger.marks] == [
+                (identity("acme", "job-1"), Released())
+            ]
+            rig.producer.open.set()
+            await rig.settled()
+            assert slow.ran == ["ended", "job-1"]
 
     async def test_what_has_ended_keeps_its_lease_until_the_ledger_knows(self, slow: Slow) -> None:
         async with Rig(lease=2 * SECOND, options=OPTIONS) as rig:
