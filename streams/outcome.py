@@ -24,9 +24,9 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
         kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{frames[-1].filename}:{frames[-1].name}" if frames else ""
-        stack = "".join(traceback.format_exception(error))
+        trace = traceback.TracebackException.from_exception(error, compact=True)
+        place = f"{trace.stack[-1].filename}:{trace.stack[-1].name}" if trace.stack else ""
+        stack = "".join(trace.format())
         return cls(
             kind,
             clean(_message(error), MESSAGE_CAP),

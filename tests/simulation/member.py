@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 COMMIT_SECONDS = 0.2
 HEARTBEAT_SECONDS = 0.5
 FETCH_SECONDS = 1.0
-FETCH_SECONDS_WHEN_FULL = 0.05
+FETCH_SECONDS_WHEN_FULL = 0.1
 FORWARD_SECONDS = 0.25
 POLL_RECORDS = 500
 
@@ -190,7 +190,7 @@ class Member:
 
     async def _fetch(self) -> None:
         if not self._flow:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(FETCH_SECONDS_WHEN_FULL)
             return
         active = set(self._assigned)
         with_room = {
@@ -314,23 +314,21 @@ class Forwarder:
 
     async def run(self) -> None:
         """Forward what is due until the process ends."""
+        broker = self._world.broker
         partitions = [
-            Partition(topic, number)
-            for topic in RETRY_DELAYS
-            for number in range(self._world.broker.partitions)
+            Partition(topic, number) for topic in RETRY_DELAYS for number in range(broker.partitions)
         ]
         while not self.stopping:
             await asyncio.sleep(FORWARD_SECONDS)
             if not self._world.forwards(self._member.process):
                 continue
             for partition in partitions:
-                await self._forward(partition)
+                at = broker.forwarded.get(partition, 0)
+                if broker.healthy and broker.log(partition).end > at:
+                    await self._forward(partition, at)
 
-    async def _forward(self, partition: Partition) -> None:
+    async def _forward(self, partition: Partition, at: int) -> None:
         broker = self._world.broker
-        at = broker.forwarded.get(partition, 0)
-        if broker.log(partition).end <= at or not broker.healthy:
-            return
         now = self._member.clock()
         messages: list[Message] = []
         position = at

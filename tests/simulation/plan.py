@@ -122,7 +122,7 @@ def plan_of(seed: int, only: Kind | None = None) -> Plan:
         behind_skipped=skipping.choice((1, 10)),
     )
     queues = chance.sample(QUEUES_HERE, chance.randint(1, 3))
-    for _ in range(chance.randint(12, 40)):
+    for _ in range(chance.randint(10, 30)):
         _add_job(plan, chance, queues)
     _put_in_lines(plan)
     for number in range(chance.choice((0, 0, 1, 3))):
