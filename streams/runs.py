@@ -174,7 +174,7 @@ class Runs:
                 self._started -= 1
                 self._ready.ended()
                 self.rounds += 1
-                self._leased.pop(running.delivery, None)
+                self._forget(running)
                 seconds = time.monotonic() - began
                 self._window.ended(running.delivery, seconds)
                 self.usage.add(running.delivery.organization_id, seconds)
@@ -189,7 +189,7 @@ class Runs:
         run = self._await_process if delivery.handler.runs_in == "process" else self._attempt
         suspect = SUSPECT_FROM <= delivery.crashes < CRASH_LIMIT
         if quarantine.closed or (suspect and quarantine.taken):
-            await self._return([delivery])
+            await self._return([running])
             return
         if suspect:
             async with quarantine.alone():
@@ -204,23 +204,29 @@ class Runs:
 
     async def _clear(self) -> None:
         """Give back what is ready, and wait until nobody holds a lease any more who might be blamed for a death."""
-        ready: list[Delivery] = []
-        while self._ready:
-            ready.append(self._ready.pop(0.0).delivery)
+        ready = [self._ready.pop(0.0) for _ in range(len(self._ready))]
         with suppress(TimeoutError):
             async with asyncio.timeout(CLEAR_WITHIN.total_seconds()):
                 await self._return(ready)
                 await self._settlement.settled()
 
-    async def _return(self, deliveries: Sequence[Delivery]) -> None:
-        """Give back the leases of deliveries that have not begun, and ask again later."""
-        left = [one for one in deliveries if self._leased.pop(one, None) is not None]
-        marks = self._settlement.releases(left)
-        for delivery in left:
-            self._breakers.release(delivery)
-            self._again(delivery)
-        self._changed.set()
-        await self._settlement.give_back(marks)
+    async def _return(self, unbegun: Sequence[Running]) -> None:
+        """Give back the leases of what has not begun, and ask again later."""
+        try:
+            await self._settlement.give_back(self._settlement.releases(one.delivery for one in unbegun))
+        finally:
+            for running in unbegun:
+                if self._forget(running):
+                    self._breakers.release(running.delivery)
+                    self._again(running.delivery)
+            self._changed.set()
+
+    def _forget(self, running: Running) -> bool:
+        """Hold a lease no longer; False when it is held no more, though its delivery may have been admitted anew."""
+        held = self._leased.get(running.delivery) is running
+        if held:
+            del self._leased[running.delivery]
+        return held
 
     async def _await_process(self, running: Running, call: asyncio.Task[None]) -> None:
         # What waits for a process is not running yet, and may be given up like all that has not started.
@@ -229,11 +235,11 @@ class Runs:
 
     async def _attempt(self, running: Running, call: asyncio.Task[None]) -> None:
         delivery = running.delivery
-        if delivery not in self._leased:
+        if self._leased.get(delivery) is not running:
             return
         if delivery.leased_until < time.monotonic():
             # The worker stood still after it was admitted: another one may have taken it over.
-            await self._return([delivery])
+            await self._return([running])
             return
         if self._breakers.open and self._aside(delivery):
             return
