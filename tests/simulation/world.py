@@ -258,12 +258,21 @@ class World:
         self.healed_at = self.loop.time()
         self.tell("healed")
         await publishing
-        deadline = self.loop.time() + DRAIN_SECONDS
-        while not self.judge.drained() and self.loop.time() < deadline:
+        await self._drain(self.loop.time() + DRAIN_SECONDS)
+        watching.cancel()
+
+    async def _drain(self, deadline: float) -> None:
+        """Return when nothing is left to do for a second: a worker that was cut off may still write of its own."""
+        calm_since: float | None = None
+        while self.loop.time() < deadline:
+            if not self.judge.drained():
+                calm_since = None
+            elif calm_since is None:
+                calm_since = self.loop.time()
+            elif self.loop.time() - calm_since >= 1.0:
+                return
             self.faults.replace_the_dead()
             await asyncio.sleep(0.25)
-        await asyncio.sleep(1.0)
-        watching.cancel()
 
     def run(self) -> Report:
         """Let the world live and return what came of it."""
