@@ -121,8 +121,7 @@ def job_out_of_memory(scene: Scene, seed: random.Random) -> Figures:
     killers = _publish(scene, 2, Apart, how="kill_process")
     fine = _publish(scene, 8, Apart, work_ms=50)
     scene.wait_for_end_of([job.job_id for job in killers + fine])
-    scene.heal()
-    scene.drain(30)
+    scene.recover(3, 30)
     figures.check("worker lives", member.alive and member.pid == pid, pid)
     figures.check("attempts", _runs_of(scene, killers) == [2, 2], _runs_of(scene, killers))
     return figures
@@ -230,8 +229,7 @@ def handler_never_returns(scene: Scene, seed: random.Random) -> Figures:
     _started(scene, endless[:2])
     fine = _publish(scene, 6, Apart, work_ms=50)
     scene.wait_for_end_of([job.job_id for job in endless + fine])
-    scene.heal()
-    scene.drain(30)
+    scene.recover(3, 30)
     figures.check("attempts", _runs_of(scene, endless) == [2, 2, 2], _runs_of(scene, endless))
     left = [one for one in psutil.Process(member.pid).children(recursive=True) if one.num_threads() > 0]
     # The processes, the server that forks them, and its resource tracker.
