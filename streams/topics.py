@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -159,23 +159,28 @@ def ensure(settings: Settings) -> list[Difference]:
                 future.result()
     except KafkaException as error:
         raise ConfigError(f"Kafka refused to change the topics: {error.args[0].str()}") from error
-    _await_leaders(admin, [one.name for one in missing], settings.kafka_start_timeout)
+    if found:
+        _await_changes(admin, list(topics.values()), settings.kafka_start_timeout)
     return found
 
 
-def _await_leaders(admin: AdminClient, names: list[str], timeout: timedelta) -> None:
-    """Wait until new topics can be written to."""
+def _await_changes(admin: AdminClient, topics: Sequence[Topic], timeout: timedelta) -> None:
+    """Wait until the broker, which learns of changes from the controller, shows them, and partitions have leaders."""
     deadline = time.monotonic() + timeout.total_seconds()
     while True:
+        left = [str(difference) for difference in differences(admin, topics, timeout)]
         existing = admin.list_topics(timeout=timeout.total_seconds()).topics
-        ready = [
-            name in existing and all(one.leader >= 0 for one in existing[name].partitions.values())
-            for name in names
+        left += [
+            f"{one.name}: no leader"
+            for one in topics
+            if one.name in existing and any(at.leader < 0 for at in existing[one.name].partitions.values())
         ]
-        if all(ready):
+        if not left:
             return
         if time.monotonic() > deadline:
-            raise ConfigError(f"topics were created but have no leaders after {timeout.total_seconds():g} s")
+            raise ConfigError(
+                f"topics were changed, and {timeout.total_seconds():g} s later there is: {'; '.join(left)}"
+            )
         time.sleep(0.05)
 
 

@@ -1,6 +1,7 @@
 """Topics on the real broker: made, mended, checked, and never shrunk."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -34,6 +35,13 @@ def test_more_partitions_and_another_retention_are_mended_and_told(pipeline: Pip
     assert "jobs.emails: partitions should be 6, is 4" in mended.stdout
     assert "jobs.emails: retention.ms should be 1814400000, is 1209600000" in mended.stdout
     assert "27 topics are as they should be" in pipeline.command("topics", "verify").stdout
+
+
+def test_what_was_mended_can_be_seen_at_once(pipeline: Pipeline) -> None:
+    for days in (22, 23, 24):
+        changed = pipeline.settings.model_copy(update={"jobs_retention": timedelta(days=days)})
+        assert topics.ensure(changed)
+        asyncio.run(topics.verify(changed))
 
 
 def test_a_topic_is_never_shrunk_and_nothing_else_is_changed(pipeline: Pipeline) -> None:
