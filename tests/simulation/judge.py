@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING
 
 from ratelimit import fence
@@ -41,6 +42,8 @@ class Judge:
         self._records: dict[str, list[Stored]] = defaultdict(list)
         self._events: dict[str, list[Event]] = defaultdict(list)
         self._ended: dict[str, set[str]] = defaultdict(set)
+        self._ended_at: dict[str, float] = {}
+        """When a job was first told to have ended."""
         self._poison: dict[bytes, list[Stored]] = {one[3]: [] for one in world.plan.poison}
         self._buried: set[bytes] = set()
         self._positions: dict[Partition, int] = {}
@@ -60,6 +63,7 @@ class Judge:
             self._events[event.job_id].append(event)
             if event.kind in ENDS:
                 self._ended[event.job_id].add(event.kind)
+                self._ended_at.setdefault(event.job_id, self._world.loop.time())
             return
         name = record.facts.get("ce_id", b"").decode()
         if record.topic in DEAD_LETTER_TOPICS:
@@ -111,13 +115,10 @@ class Judge:
                 self.object(f"{name} committed beyond {where}: follow-up {child.number} was not published")
         redis = self._world.redis
         held = redis.holdings.get(identity_of(job))
+        if held is None or held.process.name != name or held.fence > _fence(record) or unleased(job.queue):
+            return
         # A ledger that was lost may lease what had ended to one who then learns from the position that it had.
-        if (
-            held is not None
-            and held.process.name == name
-            and held.fence <= _fence(record)
-            and not (unleased(job.queue) or redis.flushed)
-        ):
+        if not (redis.flushed and self._ended_at.get(job_id, inf) < held.granted_at):
             self.object(f"{name} committed beyond {where} before the ledger knew of its outcome")
 
     def _carried(self, job_id: str) -> bool:

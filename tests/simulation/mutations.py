@@ -123,7 +123,7 @@ async def drops_what_it_holds_when_it_stops(self: Worker, grace: timedelta) -> N
 _take = Worker.take
 
 
-@mutation(Worker, "take", "neither ended nor a record left|ended never")
+@mutation(Worker, "take", "neither ended nor a record left", only="join")
 def drops_what_arrives_for_a_paused_partition(
     self: Worker, partition: Partition, records: Iterable[Record]
 ) -> None:
