@@ -18,7 +18,6 @@ from ratelimit import (
     Duplicate,
     Leased,
     Limited,
-    Mark,
     Run,
 )
 from ratelimit.local import Refuses
@@ -254,7 +253,8 @@ class Pipeline:
         candidates: Sequence[Candidate],
         answers: Sequence[Answer],
         leased_until: float,
-    ) -> list[Mark]:
+    ) -> list[Delivery]:
+        """Do what admission answered; returns what may run and is no longer read here."""
         now = self._clock()
         limited, gone = list[Delivery](), list[Delivery]()
         for delivery, candidate, answer in zip(batch, candidates, answers, strict=True):
@@ -294,7 +294,7 @@ class Pipeline:
                             self.window.hold_all(now + retry_after, pause=retry_after, by=by)
                     limited.append(delivery)
         self.window.put_back(limited)
-        return self._settlement.releases(gone)
+        return gone
 
     def _ran_unledgered(self, delivery: Delivery, now: datetime) -> None:
         """See to a delivery that was leased, though its like runs here, or ran, from when the ledger was away."""
@@ -351,8 +351,8 @@ class Pipeline:
             self.window.hold(delivery, self._clock() + LEASED_RETRY, LEASED_ELSEWHERE)
             self._wake.set()
 
-    def leave(self, parted: Sequence[PartitionOffsets]) -> list[Mark]:
-        """Give up what has not started of some partitions; returns the marks that give leases back."""
+    def leave(self, parted: Sequence[PartitionOffsets]) -> list[Delivery]:
+        """Give up what has not started of some partitions; returns what has a lease to be given back."""
         for offsets in parted:
             offsets.gone = True
         self.window.drop(parted)

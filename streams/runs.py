@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from providers.errors import RateLimited
-from ratelimit import Mark
 from streams.breaker import Breakers
 from streams.delivery import Delivery
 from streams.execution import Execution, failed, judge
@@ -213,7 +212,7 @@ class Runs:
     async def _return(self, unbegun: Sequence[Running]) -> None:
         """Give back the leases of what has not begun, and ask again later."""
         try:
-            await self._settlement.give_back(self._settlement.releases(one.delivery for one in unbegun))
+            await self._settlement.give_back(one.delivery for one in unbegun)
         finally:
             for running in unbegun:
                 if self._forget(running):
@@ -356,8 +355,8 @@ class Runs:
             self._again(delivery)
         return True
 
-    def leave(self, parted: Sequence[PartitionOffsets]) -> list[Mark]:
-        """Give up what has not started of some partitions; returns the marks that give leases back."""
+    def leave(self, parted: Sequence[PartitionOffsets]) -> list[Delivery]:
+        """Give up what has not started of some partitions; returns what has a lease to be given back."""
         unstarted = [
             one
             for one, running in self._leased.items()
@@ -368,7 +367,7 @@ class Runs:
             self._window.refund(delivery)
             self._breakers.release(delivery)
         self._window.part(self._leased)
-        return self._settlement.releases(unstarted)
+        return unstarted
 
     def part(self) -> None:
         """Let what still runs go on without its partition, to be found again should that come back."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -182,13 +182,12 @@ class Settlement:
         messages = self._routing.without_schema(queue, record, error, self._clock())
         self._add(Ended(messages, offsets, record.offset))
 
-    @staticmethod
-    def releases(deliveries: Iterable[Delivery]) -> list[Mark]:
-        """Return the marks that give leases back unused; the records of these deliveries stay unsettled."""
-        return [Mark(one.identity, one.token, Released(), one.limits) for one in deliveries if one.token]
+    async def give_back(self, unused: Iterable[Delivery]) -> None:
+        """Give the leases of deliveries back unused; their records stay unsettled.
 
-    async def give_back(self, marks: Sequence[Mark]) -> None:
-        """Give leases back, at once: what waits for the broker must not keep them until they run out."""
+        At once: what waits for the broker must not keep them until they run out.
+        """
+        marks = [Mark(one.identity, one.token, Released(), one.limits) for one in unused if one.token]
         if not marks:
             return
         try:

@@ -234,8 +234,8 @@ class Worker:
     async def hand_over(self, grace: timedelta) -> None:
         """Give up what has not started and let what runs end within the grace; positions are then final."""
         parted = list(self._offsets.values())
-        marks = [mark for pipeline in self.pipelines.values() for mark in pipeline.leave(parted)]
-        await self.settlement.give_back(marks)
+        unstarted = [one for pipeline in self.pipelines.values() for one in pipeline.leave(parted)]
+        await self.settlement.give_back(unstarted)
         try:
             async with asyncio.timeout(grace.total_seconds()):
                 for pipeline in self.pipelines.values():
@@ -270,7 +270,7 @@ class Worker:
         # must outlive them.
         running = {one for pipeline in self.pipelines.values() for one in pipeline.runs.unfinished()}
         ended = [one for one in left if one.handler.runs_in != "thread" and one not in running]
-        await self.settlement.give_back(self.settlement.releases(ended))
+        await self.settlement.give_back(ended)
         await self.live.leave()
         closing: list[Admission | Control | Backlog | None] = [self._admission, self._control, self._backlog]
         await asyncio.gather(*[one.close() for one in closing if one is not None])

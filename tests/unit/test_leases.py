@@ -286,6 +286,34 @@ class TestLostLeases:
             await rig.settled()
             assert slow.ran == ["ended", "job-1"]
 
+    async def test_what_is_admitted_anew_while_its_lease_is_given_back_keeps_the_new_one(
+        self, slow: Slow
+    ) -> None:
+        async with Rig(options={**OPTIONS, "worker_concurrency": 2}) as rig:
+            settle, answer = rig.ledger.settle, asyncio.Event()
+
+            async def late(marks: Sequence[Mark]) -> list[bool]:
+                answers = await settle(marks)
+                await answer.wait()
+                return answers
+
+            rig.ledger.settle = late  # type: ignore[method-assign]
+            stand_still(rig)
+            rig.put(Do(number=1), job_id="job-1")
+            # The next renewal finds that the lease is gone, and the job asks for another one.
+            await eventually(lambda: slow.ran)
+            (running,) = pipeline_of(rig).runs.all()
+            answer.set()
+            await eventually(
+                lambda: pipeline_of(rig)._quarantine.running == 1, "what was given back is forgotten"
+            )
+            assert pipeline_of(rig).runs.all() == [running]
+            assert running.delivery.token
+            slow.goes_on.set()
+            await rig.settled()
+            assert slow.ran == ["job-1"]
+            assert rig.kinds().count("completed") == 1
+
     async def test_what_has_ended_keeps_its_lease_until_the_ledger_knows(self, slow: Slow) -> None:
         async with Rig(lease=2 * SECOND, options=OPTIONS) as rig:
             rig.producer.open.clear()
