@@ -23,6 +23,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.coordinator import Coordinator
 from streams.fetcher import Fetcher, ReadableRecords
 from streams.offsets import PartitionOffsets
 from streams.worker import Partition, Worker
@@ -39,6 +40,7 @@ HANDING = 1_000
 
 aiokafka_fetcher.MemoryRecords = ReadableRecords
 aiokafka_consumer.Fetcher = Fetcher
+aiokafka_consumer.GroupCoordinator = Coordinator
 
 
 class Batch:
@@ -93,6 +95,8 @@ class Consumer(driver.Consumer):
     assignments = 0
     commits = 0
     _left = False
+    _handed_over = False
+    """Whether it has left, and what ran has ended or had its time."""
     _maps = True
     """Whether the broker takes metadata as long as these."""
 
@@ -113,6 +117,10 @@ class Consumer(driver.Consumer):
     @cached_property
     def _committing(self) -> asyncio.Lock:
         return asyncio.Lock()
+
+    @property
+    def _coordinator(self) -> Coordinator:
+        return cast(Coordinator, self._thread._ensure_consumer()._coordinator)
 
     @property
     def _worker(self) -> Worker:
@@ -266,7 +274,8 @@ class Consumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         if self.app.should_stop:
             # Faust would close the connection here, while the positions of this shutdown are not committed yet.
-            await self.commit()
+            if not self._handed_over:
+                await self._hand_over(cast(Any, self.app).settings.revoke_grace)
             return
         await super().on_partitions_revoked(revoked)
 
@@ -278,13 +287,19 @@ class Consumer(driver.Consumer):
         grace: timedelta = settings.revoke_grace
         if self.app.should_stop:
             self._left = True
+            # Others get the partitions as soon as they ask for some, and not when what runs has ended.
+            self._coordinator.depart()
             grace = settings.shutdown_grace
             await self._worker.stop_admitting()
+        await self._hand_over(grace)
+        self._worker.forget()
+        self._handed_over = self._left
+
+    async def _hand_over(self, grace: timedelta) -> None:
         if self._worker.failure.done():
             grace = timedelta(0)  # nothing settles any more
         await self._worker.hand_over(grace)
         await self.commit()
-        self._worker.forget()
 
     async def leave(self) -> None:
         """Hand over all partitions and leave the group for good; what runs goes on, and ends in the ledger."""
@@ -306,7 +321,8 @@ class Consumer(driver.Consumer):
 
     async def _commit_moved(self) -> bool:
         moved = self._moved()
-        if not moved:
+        # Who is no member any more commits nothing: whoever reads it again has it from the ledger.
+        if not moved or not self._coordinator.is_member:
             return False
         consumer = self._thread._ensure_consumer()
         committed = {tp: Committed.of(offsets) for tp, offsets in moved.items()}

@@ -209,6 +209,11 @@ class Pipeline:
             return 0
         return sum(bool(one.assignment and one.assignment.topic_partitions) for one in found.members)
 
+    def listed(self, group: str = "streams-primary") -> int:
+        """Return how many members a group has, with partitions or without."""
+        (future,) = self._admin.describe_consumer_groups([group], request_timeout=5).values()
+        return len(future.result().members)
+
     def committed(self, group: str = "streams-primary") -> dict[tuple[str, int], int]:
         """Return the committed positions of a group; raises KafkaException when the broker cannot tell yet."""
         wanted = [ConsumerGroupTopicPartitions(group)]

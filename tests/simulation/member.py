@@ -1,8 +1,9 @@
 """A simulated worker process: the real `Worker`, with a mirror of what `streams.transport` does around it.
 
 Faust itself cannot run in a simulated loop. So the order of the calls that its consumer makes is repeated here,
-line for line where it matters: `_fetch`, `read_again`, `_hand_in`, `wait_empty`, `_seek_to_committed`, `commit` and
-`_moved` are the methods of `streams.transport.Consumer` of those names, and a change there is made here, too.
+line for line where it matters: `_fetch`, `read_again`, `_hand_in`, `wait_empty`, `_hand_over`, `_seek_to_committed`,
+`commit` and `_moved` are the methods of `streams.transport.Consumer` of those names, and a change there is made here,
+too.
 """
 
 import asyncio
@@ -83,6 +84,7 @@ class Member:
         self._flow = False
         self._stopping = False
         self._left = False
+        self._handed_over = False
 
     def clock(self) -> datetime:
         """Return the time by this machine's wall clock."""
@@ -155,6 +157,10 @@ class Member:
             while await self._group.heartbeat(name, self.generation):  # noqa: ASYNC110
                 await asyncio.sleep(HEARTBEAT_SECONDS)
             if self._stopping:
+                # As streams.coordinator: it leaves instead of joining again.
+                if not self._handed_over:
+                    await self._hand_over(self.settings.revoke_grace)
+                await self._group.leave(name)
                 return
             # As App._on_partitions_revoked: stop the flow, clear the agents' queues, wait until all is handed over.
             self._flow = False
@@ -176,11 +182,15 @@ class Member:
             self._left = True
             grace = self.settings.shutdown_grace
             await self.worker.stop_admitting()
+        await self._hand_over(grace)
+        self.worker.forget()
+        self._handed_over = self._left
+
+    async def _hand_over(self, grace: timedelta) -> None:
         if self.worker.failure.done():
             grace = timedelta(0)
         await self.worker.hand_over(grace)
         await self.commit()
-        self.worker.forget()
 
     # -- records in --------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ class Broker:
         self.commits: list[tuple[int, set[int]]] = []
         self.metadata_bound = 4096
         self.away = False
+        self.is_member = True
         self.committed = OffsetAndMetadata(-1, "")
         self.sought: list[int] = []
         self._subscription = SimpleNamespace(assigned_partitions=lambda: {TopicPartition(*HERE)})
@@ -117,6 +118,14 @@ async def test_a_commit_that_fails_is_made_up_for(rig: Rig) -> None:
     rig.broker.away = False
     assert await rig.consumer.commit()
     assert rig.broker.commits == [(0, {1})]
+
+
+async def test_who_is_no_member_any_more_commits_nothing(rig: Rig) -> None:
+    rig.read(0)
+    rig.offsets.settle(0)
+    rig.broker.is_member = False
+    assert not await rig.consumer.commit()
+    assert rig.broker.commits == []
 
 
 async def test_a_broker_that_takes_no_long_metadata_gets_the_positions_all_the_same(
