@@ -49,8 +49,8 @@ def test_one_that_leaves_while_others_are_waited_for_is_not_waited_for_as_well(p
 
 
 def test_one_that_ends_its_last_job_gets_nothing_more_to_read(pipeline: Pipeline) -> None:
-    (slow,) = publish(pipeline, Work(work_ms=12_000))
-    leaving = pipeline.worker(**SESSION, SHUTDOWN_GRACE="20s", REVOKE_GRACE="500ms").start()
+    (slow,) = publish(pipeline, Work(work_ms=15_000))
+    leaving = pipeline.worker(**SESSION, SHUTDOWN_GRACE="25s", REVOKE_GRACE="500ms").start()
     wait_until(lambda: len(pipeline.executions()) == 1, 30, "the job runs")
     leaving.process.send_signal(signal.SIGTERM)
     pipeline.worker(**SESSION).start()
