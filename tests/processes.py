@@ -22,7 +22,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
 import devstack
 from schemas import files
@@ -203,16 +203,19 @@ class Pipeline:
 
     def members(self, group: str = "streams-primary") -> int:
         """Return how many members of a group have partitions, 0 while a rebalance goes on."""
-        (future,) = self._admin.describe_consumer_groups([group], request_timeout=5).values()
-        found = future.result()
+        found = self._described(group)
         if found.state is not ConsumerGroupState.STABLE:
             return 0
         return sum(bool(one.assignment and one.assignment.topic_partitions) for one in found.members)
 
     def listed(self, group: str = "streams-primary") -> int:
         """Return how many members a group has, with partitions or without."""
+        return len(self._described(group).members)
+
+    def _described(self, group: str) -> ConsumerGroupDescription:
         (future,) = self._admin.describe_consumer_groups([group], request_timeout=5).values()
-        return len(future.result().members)
+        described: ConsumerGroupDescription = future.result()
+        return described
 
     def committed(self, group: str = "streams-primary") -> dict[tuple[str, int], int]:
         """Return the committed positions of a group; raises KafkaException when the broker cannot tell yet."""

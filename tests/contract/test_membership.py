@@ -8,6 +8,7 @@ from streams.client import SyncJobs
 from streams.publication import Publication
 from tests.handlers import Work
 from tests.processes import Pipeline, Worker, wait_until
+from tests.upstream import wait_for_members
 
 pytestmark = pytest.mark.stack
 
@@ -34,7 +35,7 @@ def test_one_that_leaves_while_others_are_waited_for_is_not_waited_for_as_well(p
     leaving = pipeline.worker(**SESSION).start()
     pipeline.wait_for("completed", 1)
     frozen = pipeline.worker(**SESSION).start()
-    wait_until(lambda: pipeline.members() == 2, 40, "both have partitions")
+    wait_for_members(pipeline, 2)
     before = rebalances(leaving)
     frozen.process.send_signal(signal.SIGSTOP)
     joining = pipeline.worker(**SESSION).start()

@@ -3,9 +3,10 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,17 @@ def stand_still(rig: Rig) -> None:
         return answers
 
     rig.ledger.admit = too_late  # type: ignore[method-assign]
+
+
+def late(ask: Callable[[Any], Coroutine[Any, Any, Any]], answer: asyncio.Event) -> Any:
+    """Return a question to the ledger that is carried out at once, and answered when the event is set."""
+
+    async def asked(what: Any) -> Any:
+        answers = await ask(what)
+        await answer.wait()
+        return answers
+
+    return asked
 
 
 def pipeline_of(rig: Rig) -> Pipeline:
@@ -93,14 +105,8 @@ class TestAdoption:
 
     async def test_answers_that_come_after_the_partition_left_begin_nothing(self, slow: Slow) -> None:
         async with Rig() as rig:
-            admit, answer = rig.ledger.admit, asyncio.Event()
-
-            async def late(candidates: Sequence[Candidate]) -> list[Answer]:
-                answers = await admit(candidates)
-                await answer.wait()
-                return answers
-
-            rig.ledger.admit = late  # type: ignore[method-assign]
+            answer = asyncio.Event()
+            rig.ledger.admit = late(rig.ledger.admit, answer)  # type: ignore[method-assign]
             rig.put(Do(), job_id="job-1")
             await eventually(lambda: rig.ledger.asked)
             await rig.worker.hand_over(SECOND)
@@ -290,14 +296,8 @@ class TestLostLeases:
         self, slow: Slow
     ) -> None:
         async with Rig(options={**OPTIONS, "worker_concurrency": 2}) as rig:
-            settle, answer = rig.ledger.settle, asyncio.Event()
-
-            async def late(marks: Sequence[Mark]) -> list[bool]:
-                answers = await settle(marks)
-                await answer.wait()
-                return answers
-
-            rig.ledger.settle = late  # type: ignore[method-assign]
+            answer = asyncio.Event()
+            rig.ledger.settle = late(rig.ledger.settle, answer)  # type: ignore[method-assign]
             stand_still(rig)
             rig.put(Do(number=1), job_id="job-1")
             # The next renewal finds that the lease is gone, and the job asks for another one.
