@@ -8,7 +8,7 @@ __all__ = ["Entry", "Kind", "Report", "produce"]
 
 
 def produce(report: Report, form: Literal["pdf", "xlsx"]) -> bytes:
-    """Return the report as a file; a PDF of the same report has the same bytes every time."""
+    """Return the report as a file; the same report has the same bytes every time."""
     # Both libraries are large, and only the process that makes a report needs one of them.
     if form == "pdf":
         from providers.reports.pdf import write_pdf

@@ -2,6 +2,8 @@
 
 import io
 from datetime import date, datetime, time
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from openpyxl import Workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
@@ -9,6 +11,7 @@ from openpyxl.cell.cell import Cell as SheetCell
 from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
+from openpyxl.writer.excel import ExcelWriter
 
 from providers.money import major, minor_digits
 from providers.reports.statement import Cell, Money, Report, Row, statement
@@ -27,7 +30,7 @@ def write_xlsx(report: Report) -> bytes:
     table = statement(report)
     book = Workbook()
     # The library would put the present moment in.
-    book.properties.created = datetime.combine(report.end, time())
+    book.properties.created = book.properties.modified = datetime.combine(report.end, time())
     book.properties.title = _clean(report.title)
     sheet = book.active
     sheet.title = report.kind.replace("_", " ").capitalize()
@@ -49,8 +52,19 @@ def write_xlsx(report: Report) -> bytes:
     sheet.page_setup.fitToHeight = 0
     sheet.sheet_properties.pageSetUpPr.fitToPage = True
     buffer = io.BytesIO()
-    book.save(buffer)
+    # `Workbook.save` would put it in again.
+    ExcelWriter(book, _Archive(buffer, "w")).save()
     return buffer.getvalue()
+
+
+class _Archive(ZipFile):
+    """Keeps no time of its entries: the same report is the same file."""
+
+    def writestr(self, name: str, data: bytes | str) -> None:  # type: ignore[override]
+        super().writestr(ZipInfo(name), data, ZIP_DEFLATED)
+
+    def write(self, path: str, name: str) -> None:  # type: ignore[override]
+        self.writestr(name, Path(path).read_bytes())
 
 
 def _write_row(sheet: Worksheet, number: int, row: Row, sheet_rows: list[int], currency: str) -> None:

@@ -1,7 +1,9 @@
 """Reports: the sums are right, the files open, and nothing in them runs."""
 
 import io
+import re
 from datetime import date
+from zipfile import ZipFile
 
 import openpyxl
 import pypdfium2
@@ -119,6 +121,15 @@ def test_a_workbook_is_typed_frozen_and_runs_nothing_from_outside() -> None:
         assert len(row[1].value) <= 32_767
     quoted = {row[1].value: row[1].quotePrefix for row in rows}
     assert all(quoted[text] for text in ("=1+1", "+1", "-1", "@SUM(A1)"))
+
+
+def test_a_workbook_holds_no_moment_but_the_end_of_its_period() -> None:
+    content = produce(report("transactions"), "xlsx")
+    with ZipFile(io.BytesIO(content)) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        moments = re.findall(r"\d{4}-\d\d-\d\dT[\d:]+Z", archive.read("docProps/core.xml").decode())
+    assert moments == [f"{END}T00:00:00Z"] * 2
+    assert content == produce(report("transactions"), "xlsx")
 
 
 @pytest.mark.parametrize("kind", ["profit_and_loss", "cash_flow", "transactions"])
