@@ -50,13 +50,17 @@ class BootStrategy(FaustBootStrategy):
 
 
 class Process(faust.Worker):
-    """Shows no spinner in a terminal.
+    """Shows no spinner in a terminal, and ends as soon as it has stopped.
 
-    Faust's has the root logger at DEBUG, for which aiokafka alone makes a record for every partition of every fetch.
+    Faust's spinner has the root logger at DEBUG, for which aiokafka alone makes a record for every partition of every
+    fetch.
     """
 
     def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:
         pass
+
+    async def _sentinel_task(self) -> None:
+        """Do not sleep for the second that Faust's sleeps before the loop is closed; nothing runs on it any more."""
 
 
 class App(faust.App):
