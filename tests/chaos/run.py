@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,17 @@ from tests.processes import ROOT
 HISTORIES = ROOT / ".run" / "chaos"
 
 
-def play(theatre: Theatre, fault: Fault, seed: int, histories: Path = HISTORIES) -> Report:
-    """Play a fault on a scene of its own and return what the oracle says; logs stay beside the history."""
+def play(
+    theatre: Theatre,
+    fault: Fault,
+    seed: int,
+    histories: Path = HISTORIES,
+    ended: Callable[[], object] = lambda: None,
+) -> Report:
+    """Play a fault on a scene of its own and return what the oracle says; logs stay beside the history.
+
+    `ended` is called when it has been played, before its history is read.
+    """
     folder = histories / f"{fault.name}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
@@ -33,7 +42,10 @@ def play(theatre: Theatre, fault: Fault, seed: int, histories: Path = HISTORIES)
         with theatre.scene(folder, seed) as scene:
             scene.start_sink()
             stages = [began, time.monotonic()]
-            figures = fault.act(scene, random.Random(seed))
+            try:
+                figures = fault.act(scene, random.Random(seed))
+            finally:
+                ended()
             stages.append(time.monotonic())
             history = scene.history()
             stages.append(time.monotonic())
@@ -56,14 +68,16 @@ def exit_when_terminated() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
-def played(programme: Iterable[tuple[Fault, int]], histories: Path) -> Iterator[Report]:
+def played(
+    programme: Iterable[tuple[Fault, int]], histories: Path, ended: Callable[[], object] = lambda: None
+) -> Iterator[Report]:
     """Yield the report on each fault that is to be played with a seed; one stack serves all of them."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.chmod(0o711)  # PostgreSQL may run as another account, and must be able to reach its data
     theatre = Theatre(folder / "stack")
     try:
         for fault, seed in programme:
-            yield play(theatre, fault, seed, histories)
+            yield play(theatre, fault, seed, histories, ended)
     finally:
         theatre.close()
         folder.rmdir()
@@ -72,20 +86,16 @@ def played(programme: Iterable[tuple[Fault, int]], histories: Path) -> Iterator[
 def side_by_side(chosen: Sequence[Fault], seed: int, histories: Path, stacks: int) -> Iterator[Report]:
     """Play the faults in so many processes of their own, each with its stack, and yield reports as they come.
 
-    First those that are to be played alone.
+    First those that are to be played alone, while the other processes have not begun.
     """
-    if alone := [(one, seed) for one in chosen if one.alone]:
-        yield from played(alone, histories)
     spawn = multiprocessing.get_context("spawn")
-    longest_first = [one.name for one in sorted(chosen, key=lambda one: -one.seconds) if not one.alone]
-    if not longest_first:
-        return
+    longest_first = [one.name for one in sorted(chosen, key=lambda one: (not one.alone, -one.seconds))]
     missing = set(longest_first)
     with spawn.Manager() as manager:
-        left, reports = manager.list(longest_first), manager.Queue()
+        left, reports, shared = manager.list(longest_first), manager.Queue(), manager.Event()
         # The longest ones are the heaviest: side by side they would starve each other.
         players = [
-            spawn.Process(target=_play_what_is_left, args=(left, -(number % 2), reports, seed, histories))
+            spawn.Process(target=_play_what_is_left, args=(left, number, shared, reports, seed, histories))
             for number in range(stacks)
         ]
         try:
@@ -93,6 +103,8 @@ def side_by_side(chosen: Sequence[Fault], seed: int, histories: Path, stacks: in
                 player.start()
             while missing:
                 goes_on = any(player.is_alive() for player in players)
+                if not players[0].is_alive():
+                    shared.set()
                 try:
                     report = reports.get(timeout=1)
                 except queue.Empty:
@@ -110,18 +122,30 @@ def side_by_side(chosen: Sequence[Fault], seed: int, histories: Path, stacks: in
     yield from (Report(name, seed, 0.0, error="its player ended before") for name in sorted(missing))
 
 
-def _play_what_is_left(left: Any, end: int, reports: Any, seed: int, histories: Path) -> None:
-    """Play what a list names, from one of its ends, until nothing is left."""
+def _play_what_is_left(left: Any, number: int, shared: Any, reports: Any, seed: int, histories: Path) -> None:
+    """Play what a list names, from one of its ends, until nothing is left.
+
+    All but the first process wait until the machine is `shared`: nothing is left that is to be played alone.
+    """
     exit_when_terminated()
     catalogue = load()
+
+    def share() -> None:
+        if not any(catalogue[name].alone for name in left):
+            shared.set()
+
+    if number > 0:
+        shared.wait()
+    else:
+        share()
 
     def programme() -> Iterator[tuple[Fault, int]]:
         while True:
             try:
-                name = left.pop(end)
+                name = left.pop(-(number % 2))
             except IndexError:
                 return
             yield catalogue[name], seed
 
-    for report in played(programme(), histories):
+    for report in played(programme(), histories, share):
         reports.put(report)

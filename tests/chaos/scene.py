@@ -169,13 +169,15 @@ class Scene:
         )
 
     def under_load(self, per_second: float = 80, *, workers: int = 2, ends: int = 150) -> list[Member]:
-        """Start workers under a steady load, and let them find their pace: until so many jobs have ended.
+        """Start workers, and a steady load once all have joined, and let them find their pace: until so many jobs end.
 
         And until all have ended that were published before all workers ran: what was read again as they joined, and
         waits, would run again on a queue that goes on without Redis, if that were hurt now.
         """
+        members = [self.worker() for _ in range(workers)]
+        wait_until(lambda: self.pipeline.members() == workers, 40, "all workers have joined")
         self.publishing.steadily(per_second)
-        members = self.workers(workers)
+        self.await_runs({member.pid for member in members})
         earlier = [one.job_id for one in self.publishing.published]
         self.wait_for_ends(ends)
         self.wait_for_end_of(earlier)
