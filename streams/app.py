@@ -27,6 +27,7 @@ from streams.broker import Broker
 from streams.codecs import codecs, lifecycle_codec
 from streams.errors import ConfigError, StreamsError
 from streams.health import HealthServer, Readiness, answering, life_signs
+from streams.logs import Repeats
 from streams.pipeline import AT_ONCE
 from streams.producer import Producer
 from streams.progress import Progress, Stalled, Watchdog
@@ -50,7 +51,7 @@ class BootStrategy(FaustBootStrategy):
 
 
 class Process(faust.Worker):
-    """Shows no spinner in a terminal, and ends as soon as it has stopped.
+    """Shows no spinner in a terminal, does not repeat what aiokafka repeats, and ends as soon as it has stopped.
 
     Faust's spinner has the root logger at DEBUG, for which aiokafka alone makes a record for every partition of every
     fetch.
@@ -58,6 +59,11 @@ class Process(faust.Worker):
 
     def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:
         pass
+
+    def on_setup_root_logger(self, logger: logging.Logger, level: int) -> None:
+        super().on_setup_root_logger(logger, level)
+        for handler in logger.handlers:
+            handler.addFilter(Repeats("aiokafka"))
 
     async def _sentinel_task(self) -> None:
         """Do not sleep for the second that Faust's sleeps before the loop is closed; nothing runs on it any more."""

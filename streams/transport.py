@@ -281,7 +281,7 @@ class Consumer(driver.Consumer):
 
     async def wait_empty(self) -> None:
         """Hand over: Faust calls this before partitions are revoked and when the app stops."""
-        if self._left:
+        if self._left or self._thread._consumer is None:  # it was told to stop before it had begun
             return
         settings = cast(Any, self.app).settings
         grace: timedelta = settings.revoke_grace

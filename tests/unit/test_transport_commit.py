@@ -67,7 +67,9 @@ class Rig:
         async def call_thread(call: Any, *arguments: Any) -> Any:
             return await call(*arguments)
 
-        thread = SimpleNamespace(_ensure_consumer=lambda: self.broker, call_thread=call_thread)
+        thread = SimpleNamespace(
+            _consumer=self.broker, _ensure_consumer=lambda: self.broker, call_thread=call_thread
+        )
         setattr(self.consumer, "_thread", thread)  # noqa: B010
         setattr(self.consumer, "assignment", lambda: {TP(*HERE)})  # noqa: B010
 
@@ -125,6 +127,14 @@ async def test_who_is_no_member_any_more_commits_nothing(rig: Rig) -> None:
     rig.offsets.settle(0)
     rig.broker.is_member = False
     assert not await rig.consumer.commit()
+    assert rig.broker.commits == []
+
+
+async def test_a_consumer_that_stops_before_it_has_begun_hands_nothing_over(rig: Rig) -> None:
+    rig.read(0)
+    rig.offsets.settle(0)
+    rig.consumer._thread._consumer = None
+    await rig.consumer.wait_empty()
     assert rig.broker.commits == []
 
 
