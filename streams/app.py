@@ -27,7 +27,7 @@ from streams.broker import Broker
 from streams.codecs import codecs, lifecycle_codec
 from streams.errors import ConfigError, StreamsError
 from streams.health import HealthServer, Readiness, answering, life_signs
-from streams.logs import Repeats
+from streams.logs import leave_out_repeats
 from streams.pipeline import AT_ONCE
 from streams.producer import Producer
 from streams.progress import Progress, Stalled, Watchdog
@@ -62,8 +62,7 @@ class Process(faust.Worker):
 
     def on_setup_root_logger(self, logger: logging.Logger, level: int) -> None:
         super().on_setup_root_logger(logger, level)
-        for handler in logger.handlers:
-            handler.addFilter(Repeats("aiokafka"))
+        leave_out_repeats("aiokafka")
 
     async def _sentinel_task(self) -> None:
         """Do not sleep for the second that Faust's sleeps before the loop is closed; nothing runs on it any more."""

@@ -9,19 +9,27 @@ MOST_SENTENCES = 1_000
 """Remembered at once; beyond that all are forgotten, and said again."""
 
 
-class Repeats(logging.Filter):
-    """Lets each error of a library pass once in 30 s, and then says how often it was left out since.
+def leave_out_repeats(library: str) -> None:
+    """Let each error that the modules of a library log pass once in 30 s.
 
-    aiokafka tells of each attempt to reach a broker, which it makes several times a second for as long as that is away.
+    For aiokafka: it tells of each attempt to reach a broker, which it makes several times a second for as long as that
+    is away.
     """
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == library:
+            logging.getLogger(name).addFilter(Repeats())
 
-    def __init__(self, library: str) -> None:
-        super().__init__(library)
+
+class Repeats(logging.Filter):
+    """Lets an error pass that was not said for 30 s, and then says how often it was left out since."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._said: dict[str, float] = {}
         self._left_out: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.ERROR or not super().filter(record):
+        if record.levelno < logging.ERROR:
             return True
         sentence = record.getMessage()
         since = record.created - self._said.get(sentence, float("-inf"))
