@@ -1,5 +1,6 @@
 """What ran on this worker, for when the ledger is away: the little that it can know by itself."""
 
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 
@@ -19,9 +20,9 @@ class Unledgered:
     def __init__(self, *, closed: bool = False) -> None:
         self._closed = closed
         """Whether the queue waits for the ledger, so that nothing is asked here."""
-        self._fences: dict[str, str] = {}
+        self._fences = OrderedDict[str, str]()
         """Of each job that ran without a lease: the greatest fence."""
-        self._ended: dict[str, str] = {}
+        self._ended = OrderedDict[str, str]()
         """The same of those that ended with one, which the ledger knows while it is there."""
 
     def admit(
@@ -57,7 +58,7 @@ class Unledgered:
             _remember(self._ended, delivery)
 
 
-def _remember(fences: dict[str, str], delivery: Delivery) -> None:
+def _remember(fences: OrderedDict[str, str], delivery: Delivery) -> None:
     if len(fences) >= REMEMBERED:
-        del fences[next(iter(fences))]
+        fences.popitem(last=False)  # a dict's first key is found by passing all that were deleted before it
     fences[delivery.identity] = delivery.fence()
