@@ -201,12 +201,22 @@ class Pipeline:
         """Wait until there are at least so many events of a kind, of whatever jobs."""
         wait_until(lambda: self.kinds()[kind] >= count, within_seconds, f"{count} times {kind}")
 
-    def members(self, group: str = "streams-primary") -> int:
-        """Return how many members of a group have partitions, 0 while a rebalance goes on."""
-        found = self._described(group)
+    def shares(self, group: str = "streams-primary") -> dict[str, set[tuple[str, int]]]:
+        """Return which partitions each member of a group has; nothing in a rebalance, or while no broker can tell."""
+        try:
+            found = self._described(group)
+        except KafkaException:  # a coordinator may answer only once all have joined
+            return {}
         if found.state is not ConsumerGroupState.STABLE:
-            return 0
-        return sum(bool(one.assignment and one.assignment.topic_partitions) for one in found.members)
+            return {}
+        return {
+            one.member_id: {(at.topic, at.partition) for at in one.assignment.topic_partitions}
+            for one in found.members
+        }
+
+    def members(self, group: str = "streams-primary") -> int:
+        """Return how many members of a group have partitions."""
+        return sum(map(bool, self.shares(group).values()))
 
     def listed(self, group: str = "streams-primary") -> int:
         """Return how many members a group has, with partitions or without."""

@@ -2,13 +2,8 @@
 
 from collections import Counter
 
-from confluent_kafka import ConsumerGroupState, KafkaException
-from confluent_kafka.admin import AdminClient
-
 from streams.queues import CRITICAL
 from tests.processes import Pipeline, wait_until
-
-GROUP = "streams-primary"
 
 
 def starts(pipeline: Pipeline) -> Counter[str]:
@@ -34,16 +29,9 @@ def ends(pipeline: Pipeline) -> dict[int, int]:
 
 def members(pipeline: Pipeline) -> dict[str, set[int]]:
     """Return the partitions of `critical` that each member has, or nothing while the group is on the move."""
-    admin = AdminClient(pipeline.settings.kafka)
-    try:
-        group = admin.describe_consumer_groups([GROUP], request_timeout=5)[GROUP].result()
-    except KafkaException:  # its coordinator answers only once all have joined
-        return {}
-    if group.state != ConsumerGroupState.STABLE:
-        return {}
     return {
-        one.member_id: {at.partition for at in one.assignment.topic_partitions if at.topic == CRITICAL.topic}
-        for one in group.members
+        member: {number for topic, number in share if topic == CRITICAL.topic}
+        for member, share in pipeline.shares().items()
     }
 
 

@@ -84,10 +84,11 @@ def played(
 
 
 def side_by_side(chosen: Sequence[Fault], seed: int, histories: Path, stacks: int) -> Iterator[Report]:
-    """Play the faults in so many processes of their own, each with its stack, and yield reports as they come.
+    """Play the faults in up to so many processes, each with its stack, and yield reports as they come.
 
     First those that are to be played alone, while the other processes have not begun.
     """
+    stacks = min(stacks, max(1, sum(not one.alone for one in chosen)))
     spawn = multiprocessing.get_context("spawn")
     longest_first = [one.name for one in sorted(chosen, key=lambda one: (not one.alone, -one.seconds))]
     missing = set(longest_first)

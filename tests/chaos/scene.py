@@ -175,20 +175,13 @@ class Scene:
         waits, would run again on a queue that goes on without Redis, if that were hurt now.
         """
         members = [self.worker() for _ in range(workers)]
-        wait_until(lambda: self._joined() == workers, 40, "all workers have joined")
+        wait_until(lambda: self.pipeline.members() == workers, 40, "all workers have joined")
         self.publishing.steadily(per_second)
         self.await_runs({member.pid for member in members})
         earlier = [one.job_id for one in self.publishing.published]
         self.wait_for_ends(ends)
         self.wait_for_end_of(earlier)
         return members
-
-    def _joined(self) -> int:
-        """Return how many primary workers have partitions, 0 while a broker that was just started cannot tell."""
-        try:
-            return self.pipeline.members()
-        except KafkaException:
-            return 0
 
     def start_sink(self, *program: str, **environment: str) -> subprocess.Popen[bytes]:
         """Run the tracking sink as an operator would, or a program in its place, and return it."""
