@@ -10,8 +10,8 @@ publishing to the start of the handler, by the lifecycle events.
 `p99_ratio_elsewhere` with those alone on their worker while the same flood is published, for as long.
 
 The worker has a CPU of its own, as it has on a machine of its own: what is measured is what the lanes make of a flood,
-not who gets the CPU when a flood is published where it is worked off. `--together` measures that as well. But the two
-may be halves of one core, which is as fast for both as for one: then all is slower while anything is published.
+not who gets the CPU when a flood is published where it is worked off. `--together` measures that as well. But two CPUs
+may be halves of one core: then each is slower while the other is busy.
 """
 
 import json
