@@ -218,6 +218,10 @@ class Pipeline:
         """Return how many members of a group have partitions."""
         return sum(map(bool, self.shares(group).values()))
 
+    def rebalances(self, group: str = "streams-primary") -> bool:
+        """Return whether a group is in a rebalance; raises KafkaException when no broker can tell."""
+        return self._described(group).state is not ConsumerGroupState.STABLE
+
     def listed(self, group: str = "streams-primary") -> int:
         """Return how many members a group has, with partitions or without."""
         return len(self._described(group).members)

@@ -131,7 +131,7 @@ def frozen_during_rebalance(scene: Scene, seed: random.Random) -> Figures:
     for seconds in (3.0, 12.0):
         long_jobs(scene, 8, 3_000)  # handing over takes a while
         joining = scene.worker()
-        wait_until(lambda: scene.pipeline.members() == 0, 30, "a rebalance has begun")
+        wait_until(scene.pipeline.rebalances, 30, "a rebalance has begun")
         victim = seed.choice(members)
         victim.freeze()
         scene.play(seconds)
@@ -177,7 +177,7 @@ def late_resume(scene: Scene, seed: random.Random) -> Figures:
     before = sum(scene.committed().values())
     for _ in range(2):  # of four partitions, the first to join gets none, and one when the second one joins
         scene.worker(HANDLER_MODULES=modules)
-        wait_until(lambda: scene.pipeline.members() == 0, 30, "a rebalance has begun")
+        wait_until(scene.pipeline.rebalances, 30, "a rebalance has begun")
         wait_until(lambda: scene.pipeline.members() > 0, 30, "the rebalance is over")
         scene.play(seed.uniform(2, 4))
     scene.recover(5, 30)
